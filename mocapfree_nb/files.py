@@ -1,0 +1,119 @@
+"""Files the safe way: whole or not at all, never a pickle, and errors a user can act on."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+__all__ = ["UserError", "PretrainedModel", "write_atomically", "load_array", "read_json", "write_json"]
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the message says what, where, and what to do.
+
+    The command line prints it as one line and exits with status 1, without a traceback.
+    """
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place only if the block succeeds.
+
+    A full disk or Ctrl-C in the middle leaves whatever was at `path` before, untouched.
+    Raises `UserError` when the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; what was there before is untouched"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """Read a JSON object; raise `UserError` where there is none."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); it may be truncated") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} should hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def load_array(path: str | os.PathLike) -> np.ndarray:
+    """Load one `.npy` array, refusing pickled objects; raise `UserError` if it cannot be read."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a plain .npy array ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} holds several arrays; a single .npy array is expected")
+    return array
+
+
+class PretrainedModel(nn.Module, PyTorchModelHubMixin):
+    """A network that saves as a folder: `config.json` (constructor arguments) and `model.safetensors`.
+
+    `from_pretrained` on a local folder checks every name and shape and raises `UserError` with one line;
+    any other string is taken as the name of a model on the Hugging Face hub.
+    """
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        with write_atomically(Path(save_directory) / "model.safetensors") as temporary:
+            try:
+                save_file({k: v.contiguous() for k, v in self.state_dict().items()}, temporary)
+            except SafetensorError as error:  # a full disk surfaces as this, not as OSError
+                raise OSError(str(error)) from error
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike, device: str = "cpu"):
+        """Rebuild the network from a local folder, in eval mode on `device`."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"no model at {folder}: give a folder with config.json and model.safetensors")
+        config = read_json(folder / "config.json")
+        try:
+            model = cls(**config)
+            weights = load_file(folder / "model.safetensors")
+            model.load_state_dict(weights)
+        except TypeError as error:
+            raise UserError(f"{folder / 'config.json'} does not describe a {cls.__name__}: {error}") from error
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot read {folder / 'model.safetensors'} as safetensors: {error}") from error
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{folder} holds weights of another shape than {cls.__name__}: {reason}") from error
+        return model.to(device).eval()
