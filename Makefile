@@ -1,0 +1,78 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer:
+#   make demo    install, teach the shipped model an action it has never seen, say where the report is
+#   make test    install, then every check
+# `make help` lists the rest.
+
+VENV ?= .venv
+# The first python that runs, is 3.11 or newer and can make a virtual environment; name another with PYTHON=...
+PYTHON ?=
+# An index to take torch from before the usual one, for instance https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DRIFT := tests/test_packaging.py::test_package_and_notebooks_do_not_drift
+
+.PHONY: help demo test lab install export clean-notebooks readme clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@echo "Variables: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  ARGS='--seed 1' (for demo)"
+
+demo: $(STAMP)  ## install, run the main job (a few minutes), print where the report is
+	$(BIN)/mocapfree demo $(ARGS)
+
+# One thread each: two notebooks at a time on two cores are faster than torch competing with itself.
+test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pytest
+	@echo "== 1/4 package and notebooks agree"
+	$(BIN)/python -m pytest $(DRIFT)
+	@echo "== 2/4 ruff"
+	$(BIN)/ruff check .
+	@echo "== 3/4 notebooks"
+	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
+	@echo "== 4/4 pytest"
+	OMP_NUM_THREADS=$(WORKERS) MPLBACKEND=agg $(BIN)/python -m pytest --deselect $(DRIFT) --durations=8
+
+lab: $(STAMP)  ## open JupyterLab on the index notebook
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+install: $(STAMP)  ## make .venv and install the package with its development tools
+
+export: $(STAMP)  ## write the package from the notebooks
+	$(BIN)/nbdev_export
+
+clean-notebooks: $(STAMP)  ## strip what does not belong into version control; pictures stay
+	$(BIN)/nbdev_clean
+
+readme: $(STAMP)  ## write README.md from nbs/index.ipynb
+	$(BIN)/python tools/readme.py
+
+clean:  ## remove the environment and everything built (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made again when a requirement changes; otherwise a second run installs nothing.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	found=; \
+	for p in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11); do \
+	  if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    if "$$p" -c 'import ensurepip, venv' >/dev/null 2>&1; then found=$$p; break; fi; \
+	    bare=$$p; \
+	  fi; \
+	done; \
+	if [ -z "$$found" ] && [ -n "$$bare" ]; then \
+	  echo "error: $$bare cannot make virtual environments; install its venv package (Debian and Ubuntu: apt-get install $$("$$bare" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')) or name another: make PYTHON=/path/to/python" >&2; \
+	  exit 1; \
+	fi; \
+	if [ -z "$$found" ]; then \
+	  echo "error: Python 3.11 or newer is needed, and $(if $(PYTHON),$(PYTHON) is not,none was found ($$(python3 --version 2>/dev/null || echo no python3))); install one or name it: make PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; \
+	fi; \
+	echo "making $(VENV) with $$("$$found" --version); the first install takes some minutes"; \
+	"$$found" -m venv $(VENV); \
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --disable-pip-version-check --index-url $(TORCH_INDEX) -c constraints.txt torch;) \
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	touch $@
