@@ -1,0 +1,286 @@
+"""The command line: a thin front on `mocapfree_nb.experiment`. `mocapfree --help` is the place to start."""
+
+import os
+import sys
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mocapfree_nb.files import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Teach a text-to-motion diffusion model a new action from sentences alone.
+
+    Start with `mocapfree demo`: it adapts the shipped model to an action it never saw and writes a report.
+    Then try your own: `mocapfree adapt --prompt "a person bows deeply" --name bow`.
+    """,
+)
+
+Corpus = Annotated[str, typer.Option(help="'procedural', or a folder in the HumanML3D layout.")]
+Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+Steps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
+Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
+
+
+class Network(StrEnum):
+    denoiser = "denoiser"
+    retrieval = "retrieval"
+    evaluator = "evaluator"
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"no device {name!r} here: {str(error).splitlines()[0]}; use --device auto") from error
+    return name
+
+
+def _run_folder(name: str, resume: bool) -> Path:
+    folder = Path("runs") / name
+    if (folder / "report.json").exists() and resume:
+        raise UserError(f"{folder} is finished: see {folder / 'report.html'}; choose another --name for a new run")
+    if folder.exists() and not resume:
+        raise UserError(f"{folder} exists: go on with --resume, or choose another --name")
+    if resume and not folder.exists():
+        raise UserError(f"nothing to resume: {folder} does not exist")
+    return folder
+
+
+def _checks(pairs: list[str]) -> dict:
+    """"label=known-label" or "label=module:function" to what `experiment.adapt` takes."""
+    import importlib
+
+    checks = {}
+    for pair in pairs:
+        label, _, check = pair.partition("=")
+        if not label or not check:
+            raise UserError(f"--check wants LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION, not {pair!r}")
+        if ":" in check:
+            module, _, function = check.partition(":")
+            sys.path.insert(0, os.getcwd())
+            try:
+                checks[label] = getattr(importlib.import_module(module), function)
+            except (ImportError, AttributeError) as error:
+                raise UserError(f"--check {pair}: {error}") from error
+        else:
+            checks[label] = check
+    return checks
+
+
+def _announce(report, folder: Path) -> None:
+    from mocapfree_nb.experiment import summary
+
+    print(summary(report.values))
+    print(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def demo(seed: Seed = 0, name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None) -> None:
+    """The main job: teach the shipped model an action it never saw, and report before and after.
+
+    Takes a few minutes on two CPU cores. A demo that was interrupted goes on where it stopped.
+    """
+    from mocapfree_nb.experiment import adapt, next_run
+
+    folder = Path("runs") / name if name else next_run("runs", "demo" if seed == 0 else f"demo-seed{seed}")
+    from mocapfree_nb.ddpo import DDPOConfig
+
+    print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
+    _announce(adapt(config=DDPOConfig(seed=seed), folder=folder), folder)
+
+
+@app.command()
+def adapt(
+    prompt: Annotated[list[str] | None, typer.Option(help="What to practise; repeat for more.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line.")] = None,
+    leave_out: Annotated[str | None, typer.Option(help="Target: a label of the corpus.")] = None,
+    leave_out_words: Annotated[
+        list[str] | None, typer.Option(help="Target: clips whose captions have this word; repeat for more.")
+    ] = None,
+    corpus: Corpus = "procedural",
+    source: Annotated[
+        str | None, typer.Option(help="Cross-dataset: the corpus the model was trained on; --corpus is the new one.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Denoiser to adapt [default: the shipped one].")] = None,
+    full_model: Annotated[Path | None, typer.Option(help="A denoiser that saw the target, to compare with.")] = None,
+    retrieval: Annotated[Path | None, typer.Option(help="Retrieval network (the reward).")] = None,
+    evaluator: Annotated[Path | None, typer.Option(help="Evaluator network (never the reward).")] = None,
+    check: Annotated[
+        list[str] | None, typer.Option(help="How to verify a label: LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")
+    ] = None,
+    rollouts: Annotated[int | None, typer.Option(help="Rounds of practice.", min=1)] = None,
+    steps: Steps = 10,
+    guidance: Guidance = 2.5,
+    seed: Seed = 0,
+    device: Device = "auto",
+    name: Annotated[str, typer.Option(help="Run folder under runs/.")] = "adapt",
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Adapt a model to prompts, or to an action left out of its training, by reinforcement learning from text.
+
+    Leave-one-out:   mocapfree adapt --leave-out raise-both-arms
+    Your own words:  mocapfree adapt --prompt "a person bows deeply" --prompt "someone takes a bow" --name bow
+    Your own data:   mocapfree adapt --corpus DATA --leave-out LABEL --model BASE --retrieval R --evaluator E
+    Cross-dataset:   mocapfree adapt --corpus NEW --source OLD --model BASE --retrieval R --evaluator E
+    """
+    from mocapfree_nb import experiment
+    from mocapfree_nb.ddpo import DDPOConfig
+
+    prompts = list(prompt or []) + (_read_prompts(prompts_file) if prompts_file else [])
+    if not (prompts or leave_out or leave_out_words or source):
+        raise UserError("say what to learn: --prompt, --prompts-file, --leave-out, --leave-out-words or --source")
+    folder = _run_folder(name, resume)
+    config = DDPOConfig(seed=seed)
+    given = {"model": model, "retrieval": retrieval, "evaluator": evaluator}
+    shipped = corpus == "procedural" and source is None
+    if not shipped and None in given.values():
+        missing = ", ".join(f"--{key}" for key, value in given.items() if value is None)
+        raise UserError(f"the shipped networks know only the built-in corpus: give {missing} (see mocapfree pretrain)")
+    if shipped and leave_out == experiment.LEFT_OUT and full_model is None:
+        full_model = experiment.WEIGHTS / "denoiser"
+    report = experiment.adapt(
+        target=leave_out,
+        corpus=corpus,
+        source=source,
+        prompts=prompts or None,
+        leave_out_words=leave_out_words or (),
+        full_model=full_model,
+        checks=_checks(check or []),
+        config=replace(config, rollouts=rollouts) if rollouts else config,
+        steps=steps,
+        guidance_scale=guidance,
+        folder=folder,
+        device=_device(device),
+        **{key: value for key, value in given.items() if value is not None},
+    )
+    _announce(report, folder)
+
+
+def _read_prompts(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{path} holds no prompts: write one a line")
+    return prompts
+
+
+@app.command()
+def pretrain(
+    network: Annotated[Network, typer.Argument(help="What to train.")] = Network.denoiser,
+    out: Annotated[Path, typer.Option(help="Folder to write the model to.")] = Path("runs/pretrained"),
+    corpus: Corpus = "procedural",
+    leave_out: Annotated[str | None, typer.Option(help="Label to train without.")] = None,
+    leave_out_words: Annotated[
+        list[str] | None, typer.Option(help="Train without captions that have this word; repeat for more.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps [default: what the shipped weights got].")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a network on a corpus: the denoiser (the motion model), the retrieval network (the reward) or the
+    evaluator (metrics only). With the defaults this rebuilds the shipped weights.
+    """
+    from mocapfree_nb import experiment
+
+    experiment.train(
+        network.value, out, corpus, leave_out, leave_out_words or (), steps, seed, _device(device)
+    )
+    print(f"saved {out}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path | None, typer.Option(help="Denoiser to examine [default: the shipped full-data one].")] = None,
+    corpus: Corpus = "procedural",
+    target: Annotated[str | None, typer.Option(help="A label to examine by itself.")] = None,
+    retrieval: Annotated[Path | None, typer.Option(help="Retrieval network.")] = None,
+    evaluator: Annotated[Path | None, typer.Option(help="Evaluator network.")] = None,
+    check: Annotated[list[str] | None, typer.Option(help="LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")] = None,
+    questions: Annotated[int, typer.Option(help="Held-out prompts to ask for each label group.", min=8)] = 32,
+    steps: Steps = 10,
+    guidance: Guidance = 2.5,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the numbers here as JSON.")] = None,
+) -> None:
+    """Examine a model on held-out prompts: R-precision, FID, distances, verified share, foot skate."""
+    import json
+
+    from mocapfree_nb import experiment
+    from mocapfree_nb.files import write_json
+
+    rows = experiment.evaluate(
+        model or experiment.WEIGHTS / "denoiser",
+        corpus,
+        target,
+        retrieval or experiment.WEIGHTS / "retrieval",
+        evaluator or experiment.WEIGHTS / "evaluator",
+        _checks(check or []),
+        questions,
+        steps,
+        guidance,
+        seed,
+        _device(device),
+    )
+    print(json.dumps(rows, indent=1))
+    if out:
+        write_json(out, rows)
+
+
+@app.command()
+def generate(
+    texts: Annotated[list[str] | None, typer.Argument(help="What the motion should show.")] = None,
+    out: Annotated[Path, typer.Option(help="File to write: .npy (joints) or .html (player).")] = Path("motion.html"),
+    prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line, instead.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Denoiser [default: the shipped full-data one].")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30)] = 2.4,
+    steps: Steps = 10,
+    guidance: Guidance = 2.5,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Generate motion from text: joints (motions, frames, 22, 3) in metres as .npy, or a page that plays it."""
+    from mocapfree_nb import experiment
+
+    prompts = list(texts or []) + (_read_prompts(prompts_file) if prompts_file else [])
+    if not prompts:
+        raise UserError('say what to generate: mocapfree generate "a person waves with the left hand"')
+    model = model or experiment.WEIGHTS / "denoiser"
+    path = experiment.generate(prompts, out, model, seconds, steps, guidance, seed, _device(device))
+    print(f"saved {path}")
+
+
+@app.command()
+def bench() -> None:
+    """Measure this machine: reward path batched against one by one, features, guidance in one forward."""
+    from mocapfree_nb.bench import main as run
+
+    run()
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit status 1, Ctrl-C is 130."""
+    try:
+        app()
+    except UserError as error:
+        print(f"mocapfree: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("mocapfree: stopped; an adaptation goes on with --resume (the demo by itself)", file=sys.stderr)
+        sys.exit(130)
