@@ -251,7 +251,8 @@ def _layout(title: str, bounds: np.ndarray, stops: list[int], fps: float, camera
     stop = {**move, "frame": {"duration": 0, "redraw": True}}
     buttons = [{"label": "Play", "method": "animate", "args": [None, play]},
                {"label": "Pause", "method": "animate", "args": [[None], stop]}]
-    steps = [{"label": f"{frame / fps:.1f}", "method": "animate", "args": [[str(frame)], stop]} for frame in stops]
+    steps = [{"label": f"{frame / fps:.1f}", "method": "animate", "args": [[str(frame)], stop]}
+             for frame in stops]
     axis = {"showbackground": False, "showticklabels": False, "title": {"text": ""}, "showspikes": False}
     scene = {f"{name}axis": {**axis, "range": bounds[:, i].tolist()} for i, name in enumerate("xyz")}
     return {
@@ -285,21 +286,24 @@ def plot_motion(
     scale = [[(i + end) / 3, c] for i, c in enumerate(COLOURS.values()) for end in (0, 1)]
     line = {"color": colour, "colorscale": scale, "cmin": -0.5, "cmax": 2.5, "width": 8}
     points = [_trace_points(clip, strokes, decimals) for clip in clips.values()]
-    traces = [{"type": "scatter3d", "mode": "lines", "hoverinfo": "skip", "line": line, "name": html.escape(name),
-               "x": x[0], "y": y[0], "z": z[0]} for name, (x, y, z) in zip(clips, points, strict=True)]
-    frames = [{"name": str(t), "traces": list(range(len(traces))),
-               "data": [{"type": "scatter3d", **{k: v[min(t, len(v) - 1)] for k, v in zip("xyz", p, strict=True)}}
-                        for p in points]} for t in range(total)]
+
+    def pose(p, t):
+        return {"type": "scatter3d", **{axis: p[i][min(t, len(p[i]) - 1)] for i, axis in enumerate("xyz")}}
+
+    traces = [{**pose(p, 0), "mode": "lines", "hoverinfo": "skip", "line": line} for p in points]
+    frames = [{"name": str(t), "traces": list(range(len(traces))), "data": [pose(p, t) for p in points]}
+              for t in range(total)]
     every = np.concatenate([clip.reshape(-1, 3) for clip in clips.values()])[:, [2, 0, 1]]
     bounds = np.stack([every.min(0) - 0.3 * metre, every.max(0) + 0.3 * metre])
     bounds[0, 2] = min(0.0, every[:, 2].min())
     x, y = bounds[:, 0].tolist(), bounds[:, 1].tolist()
-    floor = {"type": "mesh3d", "x": [x[0], x[1], x[1], x[0]], "y": [y[0], y[0], y[1], y[1]], "z": [0, 0, 0, 0],
+    floor = {"type": "mesh3d", "x": [x[0], x[1], x[1], x[0]], "y": [y[0], y[0], y[1], y[1]], "z": [0] * 4,
              "i": [0, 0], "j": [1, 2], "k": [2, 3], "color": "#d9dde3", "opacity": 0.6, "hoverinfo": "skip"}
-    names = {"type": "scatter3d", "mode": "text", "hoverinfo": "skip", "text": [html.escape(n) for n in clips],
-             "x": [x[1]] * len(clips), "y": [float(c[0, 0, 0]) for c in clips.values()], "z": [0] * len(clips)}
+    over = np.array([[c[0, 0, 2], c[0, 0, 0], c[0, :, 1].max() + 0.2 * metre] for c in clips.values()])
+    names = {"type": "scatter3d", "mode": "text", "hoverinfo": "skip", "text": list(map(html.escape, clips)),
+             **dict(zip("xyz", over.T.tolist(), strict=True))}
     stops = list(range(0, total, math.ceil(total / 30)))
-    camera = {"eye": {"x": 1.0, "y": 0.45, "z": 0.35}}
+    camera = {"eye": {"x": 1.3, "y": 0.6, "z": 0.4}}
     layout = _layout(title, bounds, stops, fps, camera)
     return go.Figure({"data": [*traces, floor, names], "layout": layout, "frames": frames})
 
@@ -378,12 +382,13 @@ if(window.ResizeObserver)new ResizeObserver(show).observe(root);
 show();
 if(!window.matchMedia||!matchMedia('(prefers-reduced-motion: reduce)').matches){
  if(!window.IntersectionObserver)play(true);
- else{const o=new IntersectionObserver(s=>{if(s[0].isIntersecting){o.disconnect();play(true);}});o.observe(root);}}
+ else{const o=new IntersectionObserver(s=>{if(s[0].isIntersecting){o.disconnect();play(true);}});
+  o.observe(root);}}
 })();"""
 
 # %% ../nbs/05_viewer.ipynb #23e16f4c
 def _pack(clip: np.ndarray) -> dict:
-    "A clip in metres as 16-bit integers in base64, with the length of one unit: half a millimetre or coarser."
+    "A clip in metres as 16-bit integers in base64, with the length of one unit (0.5 mm or more)."
     scale = max(5e-4, float(np.abs(clip).max()) / 32767)
     return {"scale": scale, "data": base64.b64encode((clip / scale).round().astype("<i2").tobytes()).decode()}
 
@@ -408,8 +413,9 @@ def motion_html(
         raise ValueError(f"fps is {fps}; expected a positive number of frames a second")
     about_root = np.concatenate([(clip - clip[:, :1] * [1, 0, 1]).reshape(-1, 3) for clip in clips.values()])
     data = {
-        "parents": list(skeleton.parents), "side": _sides(skeleton).tolist(), "colours": list(COLOURS.values()),
-        "head": _strokes(skeleton)[0][-1], "seconds": 1 / fps, "azimuth": math.radians(azimuth),
+        "parents": list(skeleton.parents), "side": _sides(skeleton).tolist(),
+        "colours": list(COLOURS.values()), "head": _strokes(skeleton)[0][-1], "seconds": 1 / fps,
+        "azimuth": math.radians(azimuth),
         "elevation": math.radians(elevation), "height": round(float(about_root[:, 1].max()) + 0.2, 3),
         "reach": round(float(np.hypot(about_root[:, 0], about_root[:, 2]).max()), 3),
         "clips": [_pack(clip) for clip in clips.values()],
@@ -425,8 +431,9 @@ def motion_html(
                        f"<figcaption>{words}</figcaption></figure>")
     last = max(len(clip) for clip in clips.values()) - 1
     key = "".join(f'<b style="color:{COLOURS[side]}">{side}</b>' for side in ("left", "right"))
-    bar = (f'<div class="mocap-bar"><button type="button">Play</button><input type="range" min="0" max="{last}" '
-           f'value="0" step="1" aria-label="Time"><output></output><span class="mocap-key">{key}</span></div>')
+    bar = ('<div class="mocap-bar"><button type="button">Play</button>'
+           f'<input type="range" min="0" max="{last}" value="0" step="1" aria-label="Time"><output></output>'
+           f'<span class="mocap-key">{key}</span></div>')
     script = _PLAYER_SCRIPT.replace("@ID@", name_of_player).replace("@DATA@", text)
     return (f'{_PLAYER_STYLE}<div class="mocap" data-mocap="{name_of_player}" tabindex="0" role="group" '
             f'aria-label="Motion player: space plays, arrow keys step, a and d turn">'
