@@ -15,28 +15,34 @@ __all__ = ["report_html", "players_html"]
 
 LABELS = {"before": "before", "after": "after", "full_data": "saw the action"}
 METRICS = {  # key -> (name, which way is better, what it says)
-    "verified": ("verified", "↑", "share of motions that pass a check by geometry alone: no network is asked"),
-    "r_precision": ("R-precision @1 / @2 / @3", "↑", "how often the motion's own prompt is among the nearest 1, 2, 3 of "
-                    "32, by an evaluator network that is not the reward"),
+    "verified": ("verified", "↑", "share of motions that pass a check by geometry alone; no network is asked"),
+    "r_precision": (
+        "R-precision @1 / @2 / @3",
+        "↑",
+        "how often motion and prompt find each other among the nearest 1, 2, 3 of 32, by an evaluator network "
+        "that is not the reward",
+    ),
     "fid": ("FID", "↓", "distance between generated and real motion in the evaluator's space"),
-    "matching_distance": ("matching distance", "↓", "mean distance from a motion to its own prompt, same evaluator"),
-    "diversity": ("diversity", "", "mean distance between two generated motions; near that of real motion is good"),
+    "matching_distance": ("matching distance", "↓", "mean distance from a motion to its prompt, same evaluator"),
+    "diversity": ("diversity", "", "mean distance between two motions; near that of real motion is good"),
     "multimodality": ("multimodality", "", "the same between motions for one and the same prompt"),
-    "retrieval_score": ("retrieval score", "↑", "what the reward network says; it was trained on, so trust it least"),
+    "retrieval_score": ("retrieval score", "↑", "what the reward network says; it was aimed at, so trust it least"),
     "foot_skate": ("foot skating", "↓", "share of frames in which a resting foot slides"),
     "n": ("motions", "", "how many motions were generated for this column"),
 }
 STYLE = """
-:root{color-scheme:light dark;--text:#1f2328;--soft:#59636e;--page:#fff;--line:#d1d9e0;--panel:#f6f8fa;--mark:#0072B2}
-@media(prefers-color-scheme:dark){:root{--text:#e6e9ed;--soft:#9aa5b1;--page:#15181c;--line:#343b44;--panel:#1d2127;
---mark:#56B4E9}}
+:root{color-scheme:light dark;--text:#1f2328;--soft:#59636e;--page:#fff;--line:#d1d9e0;--panel:#f6f8fa;
+--mark:#0072B2}
+@media(prefers-color-scheme:dark){:root{--text:#e6e9ed;--soft:#9aa5b1;--page:#15181c;--line:#343b44;
+--panel:#1d2127;--mark:#56B4E9}}
 body{font:16px/1.55 system-ui,sans-serif;color:var(--text);background:var(--page);max-width:62rem;margin:0 auto;
 padding:1.5rem 1rem 4rem}
 h1{font-size:1.7rem;line-height:1.25;margin:.3em 0}h2{font-size:1.2rem;margin:2.2em 0 .5em}
 h3{font-size:1rem;margin:1.4em 0 .2em}.lead{font-size:1.1rem}.soft,figcaption{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:60%}
-caption{text-align:left;color:var(--soft);padding-bottom:.3em}th,td{padding:.3em .8em;border-bottom:1px solid var(--line);
-text-align:right;white-space:nowrap}th[scope=row]{text-align:left;font-weight:normal}thead th{font-weight:600}
+caption{text-align:left;color:var(--soft);padding-bottom:.3em}
+th,td{padding:.3em .8em;border-bottom:1px solid var(--line);text-align:right}
+th[scope=row]{text-align:left;font-weight:normal}thead th{font-weight:600}
 .now{background:var(--panel);font-weight:600}img{max-width:100%;height:auto;border-radius:6px}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1rem}.charts figure{margin:0}
 .charts svg{width:100%;height:auto;background:var(--panel);border-radius:6px}
@@ -80,7 +86,9 @@ def _cell(key: str, value: object) -> str:
     number = _number(value)
     if number is None:
         return "–"
-    return f"{number:.0f}" if key == "n" else _percent(number) if key in ("verified", "foot_skate") else f"{number:.3f}"
+    if key in ("verified", "foot_skate"):
+        return _percent(number)
+    return f"{number:.0f}" if key == "n" else f"{number:.3f}"
 
 
 def _points(before: object, after: object) -> str:
@@ -107,12 +115,15 @@ def _headline(report: Mapping) -> tuple[str, list[str]]:
     name = str(target.get("name") or report.get("experiment") or "adaptation")
     key = "verified" if _number(before.get("verified")) is not None else "r_precision"
     old, new = _number(_first(before, key)), _number(_first(after, key))
-    what = "of its motions passed the check by geometry" if key == "verified" else "of them were matched to their prompt first"
+    what = "passed the check by geometry" if key == "verified" else "were matched to their own prompt first"
     if old is None or new is None:
         return f"{name}: nothing measured", ["This run has no numbers before and after to compare."]
     gain = new - old
     word = "learnt" if gain >= 0.5 else "partly learnt" if gain >= 0.1 else "not learnt"
-    lines = [f"Asked for it in words it had not practised, {_percent(old)} {what} before adaptation and {_percent(new)} after."]
+    lines = [
+        "The model was asked in words it had not practised. "
+        f"Before adaptation {_percent(old)} of its motions {what}, afterwards {_percent(new)}."
+    ]
     full = _number(_first(target.get("full_data") or {}, key))
     if full is not None:
         lines.append(f"A model that was shown such motions reaches {_percent(full)}.")
@@ -123,22 +134,21 @@ def _headline(report: Mapping) -> tuple[str, list[str]]:
     rise = [_number(reward.get(side)) for side in ("before", "after")]
     if None not in rise and rise[1] - rise[0] > 0.02 and gain < 0.05:
         lines.append(
-            f"The reward rose all the same, {rise[0]:.3f} to {rise[1]:.3f}: it was satisfied without the action being done "
-            "(reward hacking)."
+            f"The reward rose all the same, {rise[0]:.3f} to {rise[1]:.3f}: it was satisfied without the action "
+            "being done (reward hacking)."
         )
     return f"{name}: {word} from text alone", lines
 
 
 def _table(part: Mapping, caption: str) -> str:
     columns = [key for key in LABELS if part.get(key)]
-    head = "".join(f'<th scope="col"{" class=now" * (key == "after")}>{LABELS[key]}</th>' for key in columns)
+    marks = {key: ' class="now"' * (key == "after") for key in columns}
+    head = "".join(f'<th scope="col"{marks[key]}>{LABELS[key]}</th>' for key in columns)
     rows = []
     for key, (name, better, meaning) in METRICS.items():
         if not any(key in part[column] for column in columns):
             continue
-        cells = "".join(
-            f"<td{' class=now' * (column == 'after')}>{_cell(key, part[column].get(key))}</td>" for column in columns
-        )
+        cells = "".join(f"<td{marks[c]}>{_cell(key, part[c].get(key))}</td>" for c in columns)
         rows.append(f'<tr><th scope="row" title="{_escape(meaning)}">{name} {better}</th>{cells}</tr>')
     return (
         f'<div class="wide"><table><caption>{_escape(caption)}</caption><thead><tr><th></th>{head}</tr></thead>'
@@ -190,9 +200,11 @@ def _chart(name: str, points: Sequence[tuple[float, float]], width: int = 320, h
         )
         if y.min() == y.max():
             break
-    words = f"{name}: {y[0]:.3g} at rollout {x[0]:.0f}, {y[-1]:.3g} at rollout {x[-1]:.0f}, highest {y.max():.3g}"
-    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="var(--mark)"/>'
-                   for a, b in zip(across, down, strict=True)) if len(x) <= 30 else ""
+    words = f"{name}: {y[0]:.3g} at rollout {x[0]:.0f}, {y[-1]:.3g} at rollout {x[-1]:.0f}, most {y.max():.3g}"
+    dots = "" if len(x) > 30 else "".join(
+        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="var(--mark)"/>'
+        for a, b in zip(across, down, strict=True)
+    )
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_escape(words)}">{ticks}'
         f'<polyline points="{line}" fill="none" stroke="var(--mark)" stroke-width="2"/>{dots}'
@@ -221,6 +233,10 @@ def _players(motions: Sequence[Mapping]) -> str:
     return "".join(parts)
 
 
+def _fold(summary: str, body: str) -> str:
+    return f"<details><summary>{_escape(summary)}</summary>{body}</details>"
+
+
 def _list(items: Sequence) -> str:
     return f"<ul>{''.join(f'<li>{_escape(item)}</li>' for item in items)}</ul>"
 
@@ -244,9 +260,11 @@ def _forgotten(original: Mapping) -> str:
         if all(_number(value) is not None for value in pair):
             words.append(f"{name}: {_percent(pair[0])} to {_percent(pair[1])} ({_points(*pair)})")
     count = _number(after.get("n"))
-    spread = f" With {count:.0f} motions a share near one half is uncertain by about {98 / math.sqrt(count):.0f} points." * bool(
-        count
-    )
+    spread = ""
+    if count:
+        share = _number(after.get("verified")) or 0.5
+        points = 196 * math.sqrt(max(share * (1 - share), 0.25 / count) / count)
+        spread = f" Chance alone moves a share of {count:.0f} motions by about {points:.0f} points."
     return f"<p>Prompts for actions that the model knew before. {_escape('; '.join(words))}.{spread}</p>"
 
 
@@ -274,7 +292,8 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     gap = _number(report.get("gap_closed"))
     if gap is not None:
         body.append(f"<p>Of the R-precision@1 gap to the model that saw the action, {100 * gap:.0f}% is closed.</p>")
-    body.append("<p class=soft>The first prompts of the list, not the best ones. Drag to turn, space to play.</p>" * bool(shown))
+    if shown:
+        body.append("<p class=soft>The first prompts of the list, not the best ones. Drag to turn, space to play.</p>")
     body.append(_players(shown))
     body.append("<h2>What was forgotten</h2>" + _forgotten(original))
     if original:
@@ -284,13 +303,13 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     if charts:
         body.append(f'<h2>Training</h2><div class="charts">{"".join(charts)}</div>')
     words = "".join(f"<dt>{name} {better}</dt><dd>{_escape(text)}</dd>" for name, better, text in METRICS.values())
-    body.append(f"<h2>How to read the numbers</h2><details><summary>What each metric says</summary><dl>{words}</dl></details>")
+    body.append("<h2>How to read the numbers</h2>" + _fold("What each metric says", f"<dl>{words}</dl>"))
     prompts = report.get("prompts") or {}
     prompts = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
     for name, items in prompts.items():
-        body.append(f"<details><summary>{_escape(name)} prompts ({len(items)})</summary>{_list(items)}</details>")
+        body.append(_fold(f"Prompts: {name} ({len(items)})", _list(items)))
     if report.get("config"):
-        body.append(f"<h2>Settings</h2><details><summary>All settings of this run</summary>{_settings(report['config'])}</details>")
+        body.append("<h2>Settings</h2>" + _fold("All settings of this run", _settings(report["config"])))
     return _page(title, "\n".join(body))
 
 

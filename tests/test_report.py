@@ -1,0 +1,112 @@
+"""The report: true to its numbers, whole without a network, and nothing in it is run but its own player."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from mocapfree_nb.report import players_html, report_html
+from mocapfree_nb.skeleton import HUMANML3D
+
+NASTY = '</script><img src=x onerror=alert(1)>"'
+JOINTS = np.cumsum(np.random.default_rng(0).normal(0, 0.01, (12, 22, 3)), axis=0) + HUMANML3D.offsets.cumsum(0)
+
+
+def row(verified=0.5, first=0.4, n=64) -> dict:
+    return {"r_precision": [first, first + 0.1, first + 0.2], "fid": 1.0, "matching_distance": 2.0, "diversity": 3.0,
+            "multimodality": 1.0, "retrieval_score": 0.5, "verified": verified, "foot_skate": 0.03, "n": n}
+
+
+def values(**changes) -> dict:
+    return {
+        "experiment": "leave-one-out", "seed": 3, "device": "cpu", "wall_clock_s": 200.0,
+        "reward": {"before": 0.3, "after": 0.8},
+        "target": {"name": "raise-both-arms", "before": row(0.05), "after": row(0.85), "full_data": row(0.95)},
+        "original": {"before": row(0.93), "after": row(0.91)},
+        "curves": [{"rollout": i, "reward": 0.3 + 0.1 * i, "judge": {}, "clip_share": {"0": 0.1}} for i in range(1, 5)],
+        "config": {"learning_rate": 1e-4}, "prompts": {"practised": ["raise both arms"]}, "gap_closed": 0.7,
+    } | changes
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.attributes, self.text, self.open = [], [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+
+
+def motions() -> dict:
+    return {part: [{"prompt": f"{part} prompt", "before": JOINTS, "after": JOINTS}] for part in ("target", "original")}
+
+
+def test_the_sentences_and_tables_say_what_the_numbers_say():
+    text = Page(report_html(values(), motions())).text
+    assert "raise-both-arms: learnt from text alone" in text
+    for words in ("5.0%", "85.0%", "95.0%", "down 2.0 points", "0.400 / 0.500 / 0.600", "70% is closed", "seed 3",
+                  "3.3 minutes", "learning_rate"):
+        assert words in text, words
+
+
+@pytest.mark.parametrize(
+    "before,after,word", [(0.05, 0.85, "learnt"), (0.05, 0.3, "partly learnt"), (0.05, 0.07, "not learnt")]
+)
+def test_the_verdict_follows_the_check_not_the_reward(before, after, word):
+    page = Page(report_html(values(target={"name": "x", "before": row(before), "after": row(after)})))
+    assert f"x: {word} from" in page.text
+    assert ("reward hacking" in page.text) == (word == "not learnt")
+
+
+def test_without_a_check_r_precision_judges():
+    page = Page(report_html(values(target={"name": "x", "before": row(None, 0.1), "after": row(None, 0.7)})))
+    assert "x: learnt" in page.text and "matched to their own prompt" in page.text
+
+
+def test_nothing_from_outside_and_nothing_from_data_runs():
+    bad = values(
+        experiment=NASTY, device=NASTY, config={NASTY: NASTY}, prompts={NASTY: [NASTY]},
+        target={"name": NASTY, "before": row(), "after": row()}, curves=[{"rollout": 1, NASTY: 1.0}],
+    )
+    shown = {"target": [{"prompt": NASTY, "before": JOINTS, "after": JOINTS}]}
+    for text in (report_html(bad, shown), players_html({NASTY: JOINTS}, title=NASTY)):
+        page = Page(text)
+        images = [value for tag, name, value in page.attributes if tag == "img" and name == "src"]
+        assert all(value.startswith("data:image/png;base64,") for value in images)
+        assert page.tags.count("script") == 1
+        assert not {"link", "iframe", "object"} & set(page.tags)
+        assert not [a for a in page.attributes if a[1].startswith("on") or (a[1] in ("href", "src") and a[0] != "img")]
+        assert not re.search(r"https?://", text)
+        assert NASTY in page.text
+
+
+def test_every_picture_is_described():
+    page = Page(report_html(values(), motions()))
+    for tag in ("img", "canvas", "svg"):
+        assert page.tags.count(tag) > 0
+        described = [v for t, name, v in page.attributes if t == tag and name in ("alt", "aria-label") and v]
+        assert len(described) == page.tags.count(tag), tag
+    assert page.tags.count("h1") == 1 and ("html", "lang", "en") in page.attributes
+
+
+@pytest.mark.parametrize("report", [
+    {}, {"target": {}}, values(curves=[], gap_closed=None, config=None, prompts=["one"]),
+    values(original={}), values(wall_clock_s=float("nan"), reward={}),
+    values(curves=[{"rollout": 1, "reward": float("nan")}, {"rollout": 2, "reward": None}]),
+    values(original={"before": {}, "after": row(None) | {"fid": None, "n": 0}}),
+], ids=["empty", "no rows", "bare", "no original", "nan time", "nan curve", "holes"])
+def test_what_is_missing_is_left_out(report):
+    text = Page(report_html(report)).text
+    assert "nan" not in re.findall(r"[a-z]+", text.lower()) and "None" not in text
