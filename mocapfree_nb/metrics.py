@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .corpus import Corpus
 from .features import length_mask
-from .files import PretrainedModel, UserError
+from .files import PretrainedModel
 from .retrieval import draw_batch, false_negatives, stack_corpus
 from .skeleton import HUMANML3D, Skeleton
 from .text import TextEmbedding, TextEncoder
@@ -46,17 +46,15 @@ def frechet_distance(
     Covariances divide by N - 1; computed in float64. Raises `ValueError` for fewer than two rows.
     """
     a, b = _rows("a", a, 2), _rows("b", b, 2)
-    covariance_a, covariance_b = (
-        torch.cov(a.T).reshape(a.shape[1], -1),
-        torch.cov(b.T).reshape(b.shape[1], -1),
-    )
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"both sets should be equally wide, got {a.shape[1]} and {b.shape[1]} numbers a row")
+    covariance_a, covariance_b = (torch.cov(rows.T).reshape(rows.shape[1], -1) for rows in (a, b))
     values, vectors = torch.linalg.eigh(covariance_a)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     inner = root @ covariance_b @ root
     trace_root = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp_min(0).sqrt().sum()
-    distance = (
-        (a.mean(0) - b.mean(0)).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * trace_root
-    )
+    means = (a.mean(0) - b.mean(0)).square().sum()
+    distance = means + covariance_a.trace() + covariance_b.trace() - 2 * trace_root
     return max(0.0, distance.item())
 
 # %% ../nbs/12_metrics.ipynb #e56772ff
