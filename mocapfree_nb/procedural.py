@@ -58,7 +58,8 @@ class _Clips:
     Angles are radians and arrays are (clips, frames). Index 0 is left, 1 is right.
     """
 
-    def __init__(self, rng: np.random.Generator, lengths: np.ndarray, frames: int, tempo_class: np.ndarray):
+    def __init__(self, rng: np.random.Generator, lengths: np.ndarray, frames: int, tempo_class: np.ndarray,
+                 paired: bool = False):
         self.rng, self.lengths, self.size = rng, lengths, len(lengths)
         shape = (self.size, frames)
         self.t = np.broadcast_to(np.arange(frames) / FPS, shape)
@@ -68,6 +69,7 @@ class _Clips:
         high = np.choose(tempo_class + 1, [0.78, 1.1, 1.5])
         self.tempo = rng.uniform(low, high)[:, None]
         self.detail = [""] * self.size
+        self.paired = paired  # will another label move the arms?
         self.position, self.yaw = np.zeros((*shape, 2)), np.zeros(shape)
         self.drop, self.air = np.zeros(shape), np.zeros(shape)
         self.hip_pitch, self.hip_roll, self.hip_turn = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -306,7 +308,7 @@ def _ramp(clips: _Clips, speed: np.ndarray) -> Callable:
 def _walk(clips: _Clips, direction: float = 1.0) -> None:
     speed = direction * (1.15 if direction > 0 else 0.8) * clips.tempo * clips.uniform(0.92, 1.08)
     curve = clips.uniform(-0.12, 0.12)
-    step = clips.uniform(0.49, 0.56) * clips.tempo**-0.6
+    step = clips.uniform(0.48, 0.55) * clips.tempo**-0.75
     _gait(clips, _ramp(clips, speed), 0.0, curve, step, 0.58, clips.uniform(0.08, 0.12),
           roll=0.4 + 0.25 * speed if direction > 0 else 0.15)
     _arm_swing(clips, np.minimum(clips.uniform(0.15, 0.45) * np.abs(speed), 0.55) * direction,
@@ -356,7 +358,7 @@ def _circle(clips: _Clips, side: int) -> None:
     speed = 1.1 * clips.tempo * clips.uniform(0.95, 1.05)
     angle = np.radians(clips.uniform(110.0, 160.0))
     rate = angle / clips.end * (1.0 if side == 0 else -1.0)
-    _gait(clips, speed, 0.0, rate, clips.uniform(0.48, 0.54) * clips.tempo**-0.6, 0.58, clips.uniform(0.08, 0.12))
+    _gait(clips, speed, 0.0, rate, clips.uniform(0.47, 0.53) * clips.tempo**-0.75, 0.58, clips.uniform(0.08, 0.12))
     _arm_swing(clips, np.minimum(clips.uniform(0.15, 0.45) * speed, 0.5), clips.uniform(0.0, 0.2))
     clips.hip_roll -= 0.05 * rate
     clips.look_left += 0.15 * rate
@@ -455,13 +457,14 @@ def _squat(clips: _Clips) -> None:
     deep = clips.uniform(0.34, 0.46)
     clips.drop += deep * weight
     clips.position[..., 1] -= clips.uniform(0.1, 0.16) * weight
-    clips.hip_pitch += clips.uniform(0.3, 0.45) * weight
-    clips.pitch += clips.uniform(0.15, 0.35) * weight
+    upright = 0.45 if clips.paired else 1.0
+    clips.hip_pitch += upright * clips.uniform(0.3, 0.45) * weight
+    clips.pitch += upright * clips.uniform(0.15, 0.35) * weight
     clips.look_down -= 0.3 * weight
     for side, sign in enumerate((1.0, -1.0)):
         clips.foot[side][..., 0] += sign * clips.uniform(0.03, 0.06)
         clips.foot_yaw[side] += sign * 0.15
-    reach = clips.uniform(0.2, 1.0)
+    reach = clips.uniform(0.2, 1.0) * (not clips.paired)
     for side in range(2):
         clips.move_arm(side, weight * reach, [85, 12, 15, 20, 0])
     clips.detail = ["deep" if d > 0.41 else "" for d in deep[:, 0]]
@@ -578,6 +581,7 @@ def _kick(clips: _Clips, side: int) -> None:
     clips.foot[side][..., 1] += radius * np.sin(angle) * 0.99
     bent = 0.1 * wind + 0.12 * np.sin(np.pi * np.clip(hit, 0, 1)) ** 2
     clips.lift[side] += radius * (1 - np.cos(angle)) * 0.99 + bent * np.minimum(1.0, 4 * np.abs(angle))
+    clips.lift[side] += 0.07 * _pulse(clips.t, start, start + 0.12, start + back + out + home - 0.15, start + back + out + home)
     clips.foot_pitch[side] += 0.8 * wind - 0.75 * np.maximum(angle, 0.0)
     lean = clips.uniform(0.1, 0.22)
     on = _ease(clips.t, start - 0.1, start + back) - _ease(clips.t, start + back + out + 0.2, start + back + out + home + 0.1)
@@ -693,10 +697,10 @@ def _hold_time(clips: _Clips, rise: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _spread(clips: _Clips) -> None:
     weight, down = _hold_time(clips, 0.65)
-    high = clips.uniform(82.0, 97.0)
+    high = clips.uniform(80.0, 92.0)
     for side in range(2):
         before = clips.arm[side].copy()
-        clips.move_arm(side, weight, [high, 88, 7, 45, 0])
+        clips.move_arm(side, weight, [high, 88, 7, 45, 0], 3.0)
         clips.rest_arm(side, down, before)
 
 
@@ -788,12 +792,12 @@ COMPOSED: tuple[tuple[str, str], ...] = tuple((base, arms) for base in _BASES fo
 _PHRASES: dict[str, list[str]] = {
     "stand": ["stand still", "stand in place", "stay where {they} {are}", "wait without moving", "remain standing",
               "stand there doing nothing", "keep still", "stand calmly with {their} arms hanging"],
-    "walk-forward": ["walk forward", "walk straight ahead", "stroll forward", "step forward", "walk in a straight line",
+    "walk-forward": ["walk forward", "walk straight ahead", "pace forward", "step forward", "walk in a straight line",
                      "go forward on foot", "take some steps forward", "walk ahead"],
     "walk-backward": ["walk backward", "walk backwards", "step back", "back up", "move backward on foot",
                       "take some steps back", "back away", "walk in reverse"],
     "run": ["run forward", "jog ahead", "run", "run straight ahead", "jog forward", "run in a straight line",
-            "sprint ahead", "run along"],
+            "run onward", "run along"],
     "sidestep": ["step sideways to the {side}", "sidestep to the {side}", "move {side} with side steps",
                  "shuffle to the {side}", "take side steps to {their} {side}", "step to the {side} without turning",
                  "shift to the {side} step by step", "walk sideways to the {side}"],
@@ -801,7 +805,7 @@ _PHRASES: dict[str, list[str]] = {
              "pivot {side}", "turn {their} body to the {side}", "spin to the {side} in place", "face to the {side} by turning"],
     "circle": ["walk in a circle to the {side}", "walk along a curve to the {side}", "curve to the {side} while walking",
                "walk around to the {side}", "circle {side} on foot", "walk in an arc to the {side}",
-               "stroll round in a {side} circle", "walk and bend off to the {side}"],
+               "walk round in a {side} circle", "follow a curve to the {side}"],
     "march": ["march on the spot", "march in place", "step in place with high knees", "march without going anywhere",
               "walk in place lifting {their} knees", "march like a soldier", "stamp in place with raised knees"],
     "jump": ["jump up", "jump in place", "jump into the air", "leap up with both feet", "jump off the ground",
@@ -819,7 +823,7 @@ _PHRASES: dict[str, list[str]] = {
     "kneel": ["kneel down", "kneel", "go down on one knee", "drop to one knee", "lower {themself} to a knee",
               "take a knee", "kneel on the floor", "get down on one knee"],
     "sit": ["sit down", "sit down on a chair", "take a seat", "sit", "lower {themself} onto a seat", "sit back on a chair",
-            "settle down on a stool", "sit down and stay there"],
+            "settle down on a stool", "sit down where {they} {are}"],
     "kick": ["kick with the {side} leg", "kick forward with {their} {side} foot", "kick out {their} {side} leg",
              "give a kick with the {side} foot", "swing {their} {side} leg forward in a kick", "do a {side} kick",
              "kick a ball with the {side} foot", "kick {their} {side} foot out in front"],
@@ -848,7 +852,7 @@ _PHRASES: dict[str, list[str]] = {
               "hurl a stone with {their} {side} hand", "pitch with the {side} arm", "fling something {side}-handed",
               "make an overarm throw with the {side} hand"],
     "touch-head": ["touch {their} head with the {side} hand", "put the {side} hand on {their} head",
-                   "scratch {their} head with the {side} hand", "bring {their} {side} hand to {their} head",
+                   "rest the {side} hand on {their} head", "bring {their} {side} hand to {their} head",
                    "hold {their} head with the {side} hand", "lay the {side} hand on {their} head"],
     "point": ["point forward with the {side} hand", "point straight ahead with {their} {side} arm",
               "stretch the {side} arm out in front", "hold {their} {side} arm straight forward",
@@ -866,15 +870,15 @@ _DETAILS: dict[str, dict[str, list[str]]] = {
     "jump": {"high": ["high", "really high"]},
     "jump-forward": {"far": ["far", "a long way"]},
     "hop": {"twice": ["twice", "two times"], "three times": ["three times", "a few times"]},
-    "squat": {"deep": ["deeply", "all the way down"]},
+    "squat": {"deep": ["deeply", "very low"]},
     "bow": {"deep": ["deeply", "low"]},
-    "lean": {"far": ["far over", "a lot"]},
+    "lean": {"far": ["far", "a lot"]},
     "kneel": {f"on the {s} knee": [f"on the {s} knee", f"with the {s} knee on the floor"] for s in _SIDES},
     "kick": {"high": ["high", "at hip height"]},
     "lift-knee": {"high": ["high", "very high"]},
     "pick-up": {f"with {w}": [f"with {w}"] for w in ("the left hand", "the right hand", "both hands")},
-    "raise-arm": {"to the front": ["to the front", "past the face"], "sideways": ["sideways", "out past the side"]},
-    "raise-both-arms": {"to the front": ["to the front", "past the face"], "sideways": ["sideways", "out past the sides"]},
+    "raise-arm": {"to the front": ["to the front", "through the front"], "sideways": ["sideways", "through the side"]},
+    "raise-both-arms": {"to the front": ["to the front", "through the front"], "sideways": ["sideways", "through the sides"]},
     "punch": {"once": ["once", "a single time"], "twice": ["twice", "two times"], "three times": ["three times"]},
 }
 _SLOW = ["slowly", "gently", "at a slow pace", "unhurriedly", "in a slow manner", "without haste"]
@@ -1021,7 +1025,7 @@ def _plan(num_clips: int, composed: float, rng: np.random.Generator) -> list[tup
 def _pose(actions: tuple[str, ...], rng: np.random.Generator, lengths: np.ndarray, frames: int):
     "Joints of a group of clips with the same labels, and what the captions may say of them."
     speed = rng.choice([-1, 0, 1], size=len(lengths), p=[0.3, 0.4, 0.3])
-    clips = _Clips(rng, lengths, frames, speed)
+    clips = _Clips(rng, lengths, frames, speed, paired=len(actions) == 2)
     (_WHOLE.get(actions[0]) or _ARMS[actions[0]])[0](clips)
     details = clips.detail
     if len(actions) == 2:
