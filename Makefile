@@ -47,7 +47,7 @@ clean-notebooks: $(STAMP)  ## strip what does not belong into version control; p
 	$(BIN)/nbdev_clean
 
 readme: $(STAMP)  ## write README.md from nbs/index.ipynb
-	$(BIN)/python tools/readme.py
+	$(BIN)/python .ci/readme.py
 
 clean:  ## remove the environment and everything built (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis

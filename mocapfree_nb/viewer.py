@@ -264,7 +264,7 @@ def _layout(title: str, bounds: np.ndarray, stops: list[int], fps: float, camera
                      "pad": {"t": 4}, "currentvalue": {"suffix": " s", "offset": 4}, "font": {"size": 9}}],
     }
 
-
+# %% ../nbs/05_viewer.ipynb #24406425
 def plot_motion(
     joints,  # (T, J, 3), a list of such clips, or a dict name -> clip
     skeleton: Skeleton = HUMANML3D,
@@ -307,7 +307,7 @@ def plot_motion(
     layout = _layout(title, bounds, stops, fps, camera)
     return go.Figure({"data": [*traces, floor, names], "layout": layout, "frames": frames})
 
-# %% ../nbs/05_viewer.ipynb #69c58296
+# %% ../nbs/05_viewer.ipynb #23e16f4c
 _PLAYER_STYLE = """<style>
 .mocap{font:14px/1.4 system-ui,sans-serif;margin:1em 0;color:inherit}
 .mocap-panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:8px}
@@ -322,7 +322,7 @@ _PLAYER_STYLE = """<style>
 .mocap-key b{padding-left:.6em}
 </style>"""
 
-_PLAYER_SCRIPT = r"""(function(){
+_PLAYER_DRAWS = r"""(function(){
 const root=document.querySelector('.mocap[data-mocap="@ID@"]:not([data-ready])');if(!root)return;
 root.dataset.ready='1';
 const D=@DATA@,J=D.parents.length,S=D.seconds,canvases=[...root.querySelectorAll('canvas')],
@@ -359,6 +359,10 @@ function draw(canvas,clip){
  g.fillStyle=D.colours[0];g.beginPath();
  g.arc(H[0]+(H[0]-K[0])/m*d,H[1]+(H[1]-K[1])/m*d,.1*k,0,7);g.fill();
 }
+"""
+
+# %% ../nbs/05_viewer.ipynb #016832fd
+_PLAYER_ACTS = r"""
 function show(){clips.forEach((c,i)=>draw(canvases[i],c));slider.value=Math.floor(frame);
  const s=(Math.floor(frame)*S).toFixed(2)+' s of '+((N-1)*S).toFixed(2)+' s';
  out.textContent=s;slider.setAttribute('aria-valuetext',s);}
@@ -386,7 +390,7 @@ if(!window.matchMedia||!matchMedia('(prefers-reduced-motion: reduce)').matches){
   o.observe(root);}}
 })();"""
 
-# %% ../nbs/05_viewer.ipynb #23e16f4c
+# %% ../nbs/05_viewer.ipynb #c261b2fd
 def _pack(clip: np.ndarray) -> dict:
     "A clip in metres as 16-bit integers in base64, with the length of one unit (0.5 mm or more)."
     scale = max(5e-4, float(np.abs(clip).max()) / 32767)
@@ -434,7 +438,7 @@ def motion_html(
     bar = ('<div class="mocap-bar"><button type="button">Play</button>'
            f'<input type="range" min="0" max="{last}" value="0" step="1" aria-label="Time"><output></output>'
            f'<span class="mocap-key">{key}</span></div>')
-    script = _PLAYER_SCRIPT.replace("@ID@", name_of_player).replace("@DATA@", text)
+    script = (_PLAYER_DRAWS + _PLAYER_ACTS).replace("@ID@", name_of_player).replace("@DATA@", text)
     return (f'{_PLAYER_STYLE}<div class="mocap" data-mocap="{name_of_player}" tabindex="0" role="group" '
             f'aria-label="Motion player: space plays, arrow keys step, a and d turn">'
             f'<div class="mocap-panels">{"".join(figures)}</div>{bar}</div><script>{script}</script>')
