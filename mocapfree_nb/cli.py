@@ -267,6 +267,19 @@ def generate(
 
 
 @app.command()
+def ablation(
+    out: Annotated[Path, typer.Option(help="JSON file of the results; what is in it already is not run again.")],
+    variant: Annotated[list[str] | None, typer.Option(help="Only these variants; repeat for more.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.", min=1)] = 3,
+    rollouts: Annotated[int | None, typer.Option(help="Rounds of practice.", min=1)] = None,
+) -> None:
+    """Run the recipe and its variants on the built-in task, over seeds: what is each remedy worth?"""
+    from mocapfree_nb import experiment
+
+    experiment.ablate(out, variant or tuple(experiment.ABLATIONS), range(seeds), rollouts)
+
+
+@app.command()
 def bench() -> None:
     """Measure this machine: reward path batched against one by one, features, guidance in one forward."""
     from mocapfree_nb.bench import main as run

@@ -76,7 +76,7 @@ class ExponentialMovingAverage:
 class PretrainConfig:
     """Settings of one pretraining run."""
 
-    steps: int = 6000
+    steps: int = 5000
     batch_size: int = 64
     learning_rate: float = 1e-3
     warmup_steps: int = 200
