@@ -24,9 +24,10 @@ app = typer.Typer(
 )
 
 Corpus = Annotated[str, typer.Option(help="'procedural', or a folder in the HumanML3D layout.")]
+MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-Steps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
+DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2, max=50)]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 
 
@@ -111,18 +112,19 @@ def adapt(
         list[str] | None, typer.Option(help="Target: clips whose captions have this word; repeat for more.")
     ] = None,
     corpus: Corpus = "procedural",
+    max_frames: MaxFrames = 196,
     source: Annotated[
         str | None, typer.Option(help="Cross-dataset: the corpus the model was trained on; --corpus is the new one.")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Denoiser to adapt [default: the shipped one].")] = None,
+    model: Annotated[Path | None, typer.Option(help="Denoiser to adapt (default: the shipped one).")] = None,
     full_model: Annotated[Path | None, typer.Option(help="A denoiser that saw the target, to compare with.")] = None,
     retrieval: Annotated[Path | None, typer.Option(help="Retrieval network (the reward).")] = None,
     evaluator: Annotated[Path | None, typer.Option(help="Evaluator network (never the reward).")] = None,
     check: Annotated[
         list[str] | None, typer.Option(help="How to verify a label: LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")
     ] = None,
-    rollouts: Annotated[int | None, typer.Option(help="Rounds of practice.", min=1)] = None,
-    steps: Steps = 10,
+    steps: Annotated[int | None, typer.Option(help="Rounds of practice (default: the recipe's).", min=1)] = None,
+    denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
     seed: Seed = 0,
     device: Device = "auto",
@@ -137,6 +139,7 @@ def adapt(
     Cross-dataset:   mocapfree adapt --corpus NEW --source OLD --model BASE --retrieval R --evaluator E
     """
     from mocapfree_nb import experiment
+    from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.ddpo import DDPOConfig
 
     prompts = list(prompt or []) + (_read_prompts(prompts_file) if prompts_file else [])
@@ -153,14 +156,14 @@ def adapt(
         full_model = experiment.WEIGHTS / "denoiser"
     report = experiment.adapt(
         target=leave_out,
-        corpus=corpus,
-        source=source,
+        corpus=load_corpus(corpus, max_frames=max_frames),
+        source=load_corpus(source, max_frames=max_frames) if source else None,
         prompts=prompts or None,
         leave_out_words=leave_out_words or (),
         full_model=full_model,
         checks=_checks(check or []),
-        config=replace(config, rollouts=rollouts) if rollouts else config,
-        steps=steps,
+        config=replace(config, rollouts=steps) if steps else config,
+        steps=denoising_steps,
         guidance_scale=guidance,
         folder=folder,
         device=_device(device),
@@ -185,11 +188,12 @@ def pretrain(
     network: Annotated[Network, typer.Argument(help="What to train.")] = Network.denoiser,
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")] = Path("runs/pretrained"),
     corpus: Corpus = "procedural",
+    max_frames: MaxFrames = 196,
     leave_out: Annotated[str | None, typer.Option(help="Label to train without.")] = None,
     leave_out_words: Annotated[
         list[str] | None, typer.Option(help="Train without captions that have this word; repeat for more.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps [default: what the shipped weights got].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps (default: what the shipped weights got).")] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -197,23 +201,24 @@ def pretrain(
     evaluator (metrics only). With the defaults this rebuilds the shipped weights.
     """
     from mocapfree_nb import experiment
+    from mocapfree_nb.corpus import load_corpus
 
-    experiment.train(
-        network.value, out, corpus, leave_out, leave_out_words or (), steps, seed, _device(device)
-    )
+    clips = load_corpus(corpus, max_frames=max_frames)
+    experiment.train(network.value, out, clips, leave_out, leave_out_words or (), steps, seed, _device(device))
     print(f"saved {out}")
 
 
 @app.command()
 def evaluate(
-    model: Annotated[Path | None, typer.Option(help="Denoiser to examine [default: the shipped full-data one].")] = None,
+    model: Annotated[Path | None, typer.Option(help="Denoiser to examine (default: shipped, full data).")] = None,
     corpus: Corpus = "procedural",
+    max_frames: MaxFrames = 196,
     target: Annotated[str | None, typer.Option(help="A label to examine by itself.")] = None,
     retrieval: Annotated[Path | None, typer.Option(help="Retrieval network.")] = None,
     evaluator: Annotated[Path | None, typer.Option(help="Evaluator network.")] = None,
     check: Annotated[list[str] | None, typer.Option(help="LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")] = None,
     questions: Annotated[int, typer.Option(help="Held-out prompts to ask for each label group.", min=8)] = 32,
-    steps: Steps = 10,
+    denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
     seed: Seed = 0,
     device: Device = "auto",
@@ -223,17 +228,18 @@ def evaluate(
     import json
 
     from mocapfree_nb import experiment
+    from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.files import write_json
 
     rows = experiment.evaluate(
         model or experiment.WEIGHTS / "denoiser",
-        corpus,
+        load_corpus(corpus, max_frames=max_frames),
         target,
         retrieval or experiment.WEIGHTS / "retrieval",
         evaluator or experiment.WEIGHTS / "evaluator",
         _checks(check or []),
         questions,
-        steps,
+        denoising_steps,
         guidance,
         seed,
         _device(device),
@@ -248,9 +254,9 @@ def generate(
     texts: Annotated[list[str] | None, typer.Argument(help="What the motion should show.")] = None,
     out: Annotated[Path, typer.Option(help="File to write: .npy (joints) or .html (player).")] = Path("motion.html"),
     prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line, instead.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Denoiser [default: the shipped full-data one].")] = None,
+    model: Annotated[Path | None, typer.Option(help="Denoiser (default: shipped, full data).")] = None,
     seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30)] = 2.4,
-    steps: Steps = 10,
+    denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
     seed: Seed = 0,
     device: Device = "auto",
@@ -262,7 +268,7 @@ def generate(
     if not prompts:
         raise UserError('say what to generate: mocapfree generate "a person waves with the left hand"')
     model = model or experiment.WEIGHTS / "denoiser"
-    path = experiment.generate(prompts, out, model, seconds, steps, guidance, seed, _device(device))
+    path = experiment.generate(prompts, out, model, seconds, denoising_steps, guidance, seed, _device(device))
     print(f"saved {path}")
 
 
@@ -271,12 +277,12 @@ def ablation(
     out: Annotated[Path, typer.Option(help="JSON file of the results; what is in it already is not run again.")],
     variant: Annotated[list[str] | None, typer.Option(help="Only these variants; repeat for more.")] = None,
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.", min=1)] = 3,
-    rollouts: Annotated[int | None, typer.Option(help="Rounds of practice.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Rounds of practice (default: the recipe's).", min=1)] = None,
 ) -> None:
     """Run the recipe and its variants on the built-in task, over seeds: what is each remedy worth?"""
     from mocapfree_nb import experiment
 
-    experiment.ablate(out, variant or tuple(experiment.ABLATIONS), range(seeds), rollouts)
+    experiment.ablate(out, variant or tuple(experiment.ABLATIONS), range(seeds), steps)
 
 
 @app.command()

@@ -337,8 +337,8 @@ def load_policy(
 
 def adapt(
     target: str | None = LEFT_OUT,
-    corpus: str | Path | Corpus = "procedural",
-    source: str | Path | Corpus | None = None,
+    corpus: Corpus | None = None,
+    source: Corpus | None = None,
     prompts: Sequence[str] | None = None,
     leave_out_words: Sequence[str] = (),
     model: str | Path = WEIGHTS / "denoiser-leave-one-out",
@@ -358,21 +358,22 @@ def adapt(
 ) -> Report:
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
-    `target`, `corpus`, `source`, `prompts` and `leave_out_words` lay out the task (see `make_task`). With `margin` the
+    `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
+    `make_task`). With `margin` the
     reward is the score above that of the anchor captions; without, the plain retrieval score. `folder` keeps
     the run: `config.json`, `log.jsonl`, `checkpoints/`, `model/` (adapted), `report.json`, `report.html`; a run that
     is already there with the same settings goes on where it stopped. Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or DDPOConfig()
-    corpus, source = (load_corpus(c) if isinstance(c, str | Path) else c for c in (corpus, source))
-    task = make_task(corpus, target, source, prompts, leave_out_words, questions)
+    task = make_task(corpus or load_corpus(), target, source, prompts, leave_out_words, questions)
     judges = load_judges(retrieval, evaluator, checks, device)
     policy = load_policy(model, steps, guidance_scale, device)
     examination = Examination(task, judges)
     looks = {"before": examination(policy)}
     if full_model:
         looks["full_data"] = examination(load_policy(full_model, steps, guidance_scale, device))
-    known = not check_motion(looks["before"]["joints"]["target"][:1], task.target.lengths[:1], task.target.labels[:1], checks).isnan().any()
+    first = looks["before"]["joints"]["target"][:1], task.target.lengths[:1], task.target.labels[:1]
+    known = not check_motion(*first, checks).isnan().any()
     trainer = DDPOTrainer(
         policy,
         RetrievalReward(judges.reward.model, distractors=task.anchors.prompts) if margin else judges.reward,
@@ -418,16 +419,19 @@ def summary(values: Mapping) -> str:
     def line(name: str, row: Mapping, *keys: str) -> str:
         cells = []
         for key in keys:
-            verified = "   - " if row[key]["verified"] is None else f"{row[key]['verified']:5.1%}"
-            cells.append(f"{key.replace('_', ' '):>9}: verified {verified}  R-precision@1 {row[key]['r_precision'][0]:.3f}")
+            verified = "-" if row[key]["verified"] is None else f"{row[key]['verified']:.1%}"
+            found = row[key]["r_precision"][0]
+            cells.append(f"{key.replace('_', ' '):>9}: verified {verified:>6}  R-precision@1 {found:.3f}")
         return f"{name}\n  " + "\n  ".join(cells)
 
     order = [key for key in ("before", "after", "full_data") if key in target]
     lines = [line(f"target: {target['name']} (held-out prompts, n = {target['after']['n']})", target, *order)]
-    lines.append(line(f"everything else (n = {original['after']['n']})", original, *[k for k in order if k in original]))
+    order = [key for key in order if key in original]
+    lines.append(line(f"everything else (n = {original['after']['n']})", original, *order))
     if values.get("gap_closed") is not None:
         lines.append(f"R-precision@1 gap to the model that saw the action: {values['gap_closed']:.0%} closed")
-    lines.append(f"reward {values['reward']['before']:.3f} -> {values['reward']['after']:.3f}; {values['wall_clock_s']:.0f} s")
+    reward = values["reward"]
+    lines.append(f"reward {reward['before']:.3f} -> {reward['after']:.3f}; {values['wall_clock_s']:.0f} s")
     return "\n".join(lines)
 
 
@@ -479,9 +483,9 @@ def ablate(
             margin = change.pop("margin", True)
             config = replace(DDPOConfig(seed=seed), **change, **({"rollouts": rollouts} if rollouts else {}))
             values = adapt(corpus=corpus, config=config, margin=margin).values
-            row = {"variant": name, "seed": seed, **{k: values[k] for k in ("target", "original", "reward", "gap_closed")}}
+            kept = {key: values[key] for key in ("target", "original", "reward", "gap_closed", "wall_clock_s")}
             judged = [record["judge"]["target"] for record in values["curves"] if record["judge"]]
-            rows.append(row | {"judged": judged, "wall_clock_s": values["wall_clock_s"]})
+            rows.append({"variant": name, "seed": seed, **kept, "judged": judged})
             write_json(out, {"runs": rows})
             print(f"{name} (seed {seed})\n{summary(values)}", flush=True)
     return rows
@@ -490,20 +494,18 @@ def ablate(
 def train(
     network: str,
     out: str | Path,
-    corpus: str | Path | Corpus = "procedural",
+    corpus: Corpus | None = None,
     leave_out: str | None = None,
     leave_out_words: Sequence[str] = (),
     steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
-    max_frames: int = 196,
 ) -> None:
-    """Train the "denoiser", the "retrieval" network or the "evaluator" on a corpus and save it in `out`.
+    """Train the "denoiser", the "retrieval" network or the "evaluator" on a corpus (the built-in one) into `out`.
 
     With the defaults this rebuilds the shipped weights (stored in half precision, as those are).
     """
-    if not isinstance(corpus, Corpus):
-        corpus = load_corpus(corpus, max_frames=max_frames)
+    corpus = corpus or load_corpus()
     if leave_out:
         corpus = corpus.leave_out(leave_out)
     elif leave_out_words:
@@ -528,7 +530,7 @@ SHIPPED_SIZE = {"width": 128, "layers": 4, "heads": 4, "feedforward": 384, "fram
 
 def evaluate(
     model: str | Path,
-    corpus: str | Path | Corpus = "procedural",
+    corpus: Corpus | None = None,
     target: str | None = None,
     retrieval: str | Path = WEIGHTS / "retrieval",
     evaluator: str | Path = WEIGHTS / "evaluator",
@@ -540,7 +542,7 @@ def evaluate(
     device: str = "cpu",
 ) -> dict:
     """The examination of one model on held-out prompts of `corpus` (or of its label `target`); one row of numbers."""
-    corpus = corpus if isinstance(corpus, Corpus) else load_corpus(corpus)
+    corpus = corpus or load_corpus()
     judges = load_judges(retrieval, evaluator, checks, device)
     test = corpus.split("test")
     clips = list(test.only(target)) if target else list(test)

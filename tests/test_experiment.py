@@ -1,0 +1,197 @@
+"""The experiment: what is asked, what is reported, and the commands a user types."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mocapfree_nb import cli, experiment
+from mocapfree_nb.corpus import Clip, Corpus, load_corpus
+from mocapfree_nb.ddpo import DDPOConfig
+from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.files import UserError
+
+TARGET = experiment.LEFT_OUT
+CORPUS = load_corpus("procedural", num_clips=500)
+QUICK = DDPOConfig(rollouts=2, prompts_per_rollout=2, motions_per_prompt=2, replay_batch=4, judge_every=1)
+ROW = {
+    "r_precision", "fid", "matching_distance", "diversity", "multimodality", "retrieval_score", "verified",
+    "foot_skate", "n",
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An untrained denoiser: enough for everything but the numbers."""
+    torch.manual_seed(0)
+    model = MotionDenoiser(width=32, layers=1, heads=2, feedforward=32, frames_per_token=4)
+    model.set_statistics(CORPUS.mean, CORPUS.std)
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    return folder
+
+
+def quick(base, **arguments):
+    return experiment.adapt(
+        **{"corpus": CORPUS, "model": base, "full_model": None, "config": QUICK, "steps": 3, "questions": 4,
+           "progress": False, **arguments}
+    )
+
+
+def test_no_sentence_is_both_practised_and_asked():
+    task = experiment.make_task(CORPUS, TARGET)
+    asked = set(task.target.prompts) | set(task.original.prompts)
+    assert not asked & (set(task.practice) | set(task.anchors.prompts))
+    assert set(task.target.labels) == {TARGET} and TARGET not in "+".join(task.anchors.labels + task.original.labels)
+    assert not {clip.name for clip in task.target_clips} & {clip.name for clip in task.original_clips}
+
+
+def test_words_choose_a_target_where_there_are_no_labels():
+    bare = CORPUS.subset(dataclasses.replace(clip, actions=()) for clip in CORPUS)
+    task = experiment.make_task(bare, leave_out_words=["both arms", "both hands"])
+    assert all("both" in prompt for prompt in task.practice)
+    assert not any("both arms" in prompt for prompt in task.anchors.prompts)
+
+
+def test_a_run_leaves_everything_behind_and_is_not_lost(base, tmp_path):
+    folder = tmp_path / "run"
+    report = quick(base, target=TARGET, full_model=base, folder=folder)
+    values = json.loads((folder / "report.json").read_text())
+    for row in (values["target"][k] for k in ("before", "after", "full_data")):
+        assert set(row) >= ROW and len(row["r_precision"]) == 3
+    assert set(values["original"]["after"]) >= ROW
+    assert {"experiment", "seed", "device", "wall_clock_s", "reward", "config"} <= set(values)
+    assert values["target"]["full_data"] == values["target"]["before"]  # the same model, questions and noise
+    assert report.before == values["target"]["before"] and report.after == values["target"]["after"]
+    page = (folder / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page
+    for name in ("config.json", "log.jsonl", "checkpoints/last.pt", "model/model.safetensors"):
+        assert (folder / name).exists()
+    adapted = experiment.load_policy(folder / "model", steps=3)
+    assert adapted.generate(["walks"], [20]).shape == (1, 20, 263)
+
+
+def test_a_prompt_with_html_shows_as_text(base):
+    page = quick(base, target=None, prompts=["<script>alert(1)</script> waves"]).to_html()
+    assert "<script>alert(1)</script>" not in page and "&lt;script&gt;" in page
+
+
+def test_cross_dataset_practises_the_new_corpus_and_keeps_the_old(base):
+    new = CORPUS.only("wave-left")
+    report = quick(base, target=None, corpus=new, source=CORPUS.leave_out("wave-left"))
+    assert report.values["experiment"] == "cross-dataset"
+    assert all("wav" in prompt or "left" in prompt for prompt in report.values["prompts"]["practised"])
+
+
+def test_a_checker_of_ones_own_judges_an_unknown_label():
+    clips = [Clip(f"c{i}", clip.features, clip.captions, ("sway",), clip.split) for i, clip in enumerate(CORPUS)]
+    joints, lengths = torch.zeros(3, 20, 22, 3), torch.tensor([20, 20, 20])
+    joints[1, :, :, 1] = 1.0
+    labels = [clip.actions[0] for clip in clips[:3]]
+    assert experiment.check_motion(joints, lengths, labels).isnan().all()
+    passed = experiment.check_motion(joints, lengths, labels, {"sway": lambda clip: bool(clip[..., 1].mean() > 0.5)})
+    assert passed.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_gap_closed_is_a_share_of_the_way_to_the_model_that_saw_the_action():
+    def row(value):
+        return {"r_precision": [value, 1.0, 1.0]}
+
+    values = {"target": {"before": row(0.2), "after": row(0.6), "full_data": row(0.8)}}
+    assert experiment.gap_closed(values) == pytest.approx(2 / 3)
+    values["target"]["full_data"] = row(0.1)
+    assert experiment.gap_closed(values) is None
+
+
+def test_next_run_overwrites_no_report(tmp_path):
+    assert experiment.next_run(tmp_path, "demo") == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    assert experiment.next_run(tmp_path, "demo") == tmp_path / "demo"  # unfinished: goes on
+    (tmp_path / "demo" / "report.json").write_text("{}")
+    assert experiment.next_run(tmp_path, "demo") == tmp_path / "demo-2"
+
+
+def run(*arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, "-c", "from mocapfree_nb.cli import main; main()", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, timeout=120,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def command(capsys, monkeypatch, *arguments):
+    """Run the command line in this process: exit status, what it printed, what it complained."""
+    monkeypatch.setattr(sys, "argv", ["mocapfree", *map(str, arguments)])
+    status = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        status = stop.code or 0
+    return status, *capsys.readouterr()
+
+
+MISTAKES = {
+    "an unknown action": (["adapt", "--leave-out", "backflip"], "backflip"),
+    "no target": (["adapt"], "say what to learn"),
+    "a missing prompts file": (["adapt", "--prompts-file", "none.txt"], "none.txt"),
+    "an empty prompt": (["adapt", "--prompt", " "], "empty"),
+    "a missing corpus": (["pretrain", "--corpus", "nowhere"], "nowhere"),
+    "a missing model": (["evaluate", "--model", "nowhere"], "nowhere"),
+    "a foreign corpus without networks": (["adapt", "--corpus", ".", "--leave-out", "x"], "--retrieval"),
+    "an unknown device": (["generate", "walks", "--device", "abacus"], "abacus"),
+    "another file type": (["generate", "walks", "--out", "walk.fbx"], ".npy"),
+    "nothing to generate": (["generate"], "say what to generate"),
+    "an empty caption": (["generate", " "], "empty prompt"),
+    "nothing to resume": (["adapt", "--prompt", "bows", "--resume"], "nothing to resume"),
+    "a check that is none": (["adapt", "--prompt", "bows", "--check", "x"], "--check"),
+    "an unknown variant": (["ablation", "--out", "a.json", "--variant", "magic"], "magic"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_users_mistake_is_one_clear_line(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments, word = MISTAKES[name]
+    status, _, complaint = command(capsys, monkeypatch, *arguments)
+    line = complaint.strip().splitlines()[-1]
+    assert status == 1 and line.startswith("mocapfree: ") and word in line and "Traceback" not in complaint
+
+
+def test_the_command_line_as_a_process_exits_with_status_1_and_no_traceback(tmp_path):
+    status, _, complaint = run("generate", "walks", "--model", "nowhere", cwd=tmp_path)
+    assert status == 1 and "Traceback" not in complaint and "nowhere" in complaint
+
+
+def test_generate_writes_joints_and_a_page(base, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    common = ["--model", base, "--denoising-steps", "3", "--seconds", "1"]
+    assert command(capsys, monkeypatch, "generate", "walks", "runs", "--out", "two.npy", *common)[0] == 0
+    joints = np.load("two.npy", allow_pickle=False)
+    assert joints.shape == (2, 20, 22, 3) and np.isfinite(joints).all()
+    assert command(capsys, monkeypatch, "generate", "<b>walks</b>", "--out", "one.html", *common)[0] == 0
+    assert "<b>walks</b>" not in (tmp_path / "one.html").read_text()
+
+
+def test_a_run_is_not_started_over_another(base, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "bow").mkdir(parents=True)
+    status, _, complaint = command(capsys, monkeypatch, "adapt", "--prompt", "bows", "--name", "bow", "--model", base)
+    assert status == 1 and "--resume" in complaint
+
+
+def test_prompts_files_may_come_from_windows(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffa person bows\r\n\r\nsomeone waves\r\n".encode())
+    assert cli._read_prompts(path) == ["a person bows", "someone waves"]
+    path.write_text("\n")
+    with pytest.raises(UserError, match="no prompts"):
+        cli._read_prompts(path)
+
+
+def test_a_corpus_without_held_out_captions_is_named():
+    with pytest.raises(UserError, match="held-out"):
+        experiment.ask(Corpus((), CORPUS.mean, CORPUS.std), 5)

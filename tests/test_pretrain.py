@@ -1,0 +1,86 @@
+"""Pretraining: it learns, it resumes bit for bit, and it says clearly why it stops."""
+
+import numpy as np
+import pytest
+import torch
+
+from mocapfree_nb.corpus import Clip, Corpus, load_corpus
+from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.files import UserError
+from mocapfree_nb.pretrain import PretrainConfig, diffusion_loss, masked_mean_square, pretrain
+from mocapfree_nb.text import default_text_encoder
+
+CORPUS = load_corpus("procedural", num_clips=60).split("train")
+CONFIG = PretrainConfig(steps=6, batch_size=8, warmup_steps=2)
+
+
+def tiny(**settings):
+    torch.manual_seed(0)
+    size = {"width": 32, "layers": 1, "heads": 2, "feedforward": 32, "frames_per_token": 4}
+    return MotionDenoiser(**size, **settings)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
+    whole = pretrain(tiny(), CORPUS, CONFIG, progress=False)
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, loss):
+        if step == 4:
+            raise Stop
+
+    checkpoint = tmp_path / "state.pt"
+    with pytest.raises(Stop):
+        pretrain(tiny(), CORPUS, CONFIG, checkpoint=checkpoint, checkpoint_every=3, on_step=stop, progress=False)
+    resumed = pretrain(tiny(), CORPUS, CONFIG, checkpoint=checkpoint, checkpoint_every=3, progress=False)
+    assert same(whole, resumed)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    one, again = (pretrain(tiny(), CORPUS, CONFIG, progress=False) for _ in range(2))
+    other = pretrain(tiny(), CORPUS, PretrainConfig(steps=6, batch_size=8, warmup_steps=2, seed=1), progress=False)
+    assert same(one, again) and not same(one, other)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "noise"])
+def test_the_loss_of_a_perfect_prediction_is_zero(prediction):
+    denoiser = tiny(prediction=prediction).eval()
+    x0, noise = torch.randn(2, 8, 263), torch.randn(2, 8, 263)
+    target = x0 if prediction == "x0" else noise
+    denoiser.forward = lambda *arguments: target
+    text = default_text_encoder()(["walks", "runs"])
+    loss = diffusion_loss(
+        denoiser, denoiser.noise_schedule, x0, torch.tensor([8, 5]), text, torch.tensor([3, 40]), noise
+    )
+    assert loss == 0
+
+
+def test_padding_does_not_count():
+    difference = torch.randn(3, 10, 4)
+    lengths = torch.tensor([10, 4, 1])
+    rows = torch.cat([difference[i, :n] for i, n in enumerate(lengths)])
+    torch.testing.assert_close(masked_mean_square(difference, lengths), rows.square().mean())
+
+
+def test_clips_that_are_not_numbers_stop_the_training_with_a_reason():
+    clip = Clip("broken", np.full((20, 263), np.nan, np.float32), ("walks",))
+    corpus = Corpus((clip,), CORPUS.mean, CORPUS.std)
+    with pytest.raises(UserError, match="step 0: the loss is nan"):
+        pretrain(tiny(), corpus, CONFIG, progress=False)
+
+
+def test_an_empty_corpus_and_a_foreign_checkpoint_are_named(tmp_path):
+    with pytest.raises(UserError, match="no clips"):
+        pretrain(tiny(), CORPUS.subset([]), CONFIG, progress=False)
+    checkpoint = tmp_path / "state.pt"
+    pretrain(tiny(), CORPUS, CONFIG, checkpoint=checkpoint, checkpoint_every=3, progress=False)
+    with pytest.raises(UserError, match="other settings"):
+        pretrain(tiny(), CORPUS, PretrainConfig(steps=9), checkpoint=checkpoint, progress=False)
+    checkpoint.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="cannot resume"):
+        pretrain(tiny(), CORPUS, CONFIG, checkpoint=checkpoint, progress=False)
