@@ -1,8 +1,11 @@
 """Pictures: nothing is mirrored, nothing is lost, nothing that comes from data is run, and bad input is refused."""
 
 import base64
+import html
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import matplotlib.image
@@ -193,3 +196,31 @@ def test_tensors_half_precision_and_gradients_are_drawn_like_arrays():
     joints = torch.tensor(standing(), dtype=torch.float32, requires_grad=True)
     assert motion_html({"a": joints}) == motion_html({"a": joints.detach().numpy()})
     film_strip(joints.detach().half())
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_two_players_run_on_one_page_in_a_real_browser(tmp_path):
+    "Both players start, draw something blue on the right half of the picture, and obey the keys."
+    player = motion_html({"a": standing(raise_left=True, frames=21)}, azimuth=0)
+    probe = """<script>
+    const found=[...document.querySelectorAll('.mocap')].map(root=>{
+      const canvas=root.querySelector('canvas'),w=canvas.width,h=canvas.height;
+      const d=canvas.getContext('2d').getImageData(0,0,w,h).data;let left=0,right=0;
+      for(let i=0;i<d.length;i+=4)if(d[i]<20&&d[i+2]>150&&d[i+3]>200)((i/4)%w<w/2)?left++:right++;
+      root.dispatchEvent(new KeyboardEvent('keydown',{key:'End'}));
+      return {ready:root.dataset.ready,left,right,time:root.querySelector('output').textContent};});
+    document.title=JSON.stringify(found);</script>"""
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><title>no</title>{player}{player}{probe}")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    players = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout).group(1)))
+    assert len(players) == 2
+    for found in players:
+        assert found["ready"] == "1" and found["time"] == "1.00 s of 1.00 s"
+        assert found["right"] > 100 and found["left"] == 0  # face to face, its left is on our right
