@@ -24,7 +24,8 @@ from .text import TextEmbedding, TextEncoder, default_text_encoder
 # %% ../nbs/08_policy.ipynb #1dcb93e5
 def _spread_out(values: Tensor | float, like: Tensor) -> Tensor:
     """One number, or (batch,), in the dtype and device of `like` and ready to broadcast against it."""
-    values = torch.as_tensor(values).to(like.dtype).to(like.device)
+    values = values if isinstance(values, Tensor) else torch.tensor(values, dtype=like.dtype)
+    values = values.to(like.dtype).to(like.device)
     return values.reshape(values.shape + (1,) * (like.ndim - 1)) if values.ndim == 1 else values
 
 

@@ -1,0 +1,466 @@
+"""The denoising policy: densities against public references, and walks that can be scored again exactly."""
+
+import copy
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
+from mocapfree_nb.policy import (
+    DiffusionPolicy,
+    ddim_distribution,
+    ddim_std,
+    draw_noise,
+    gaussian_log_prob,
+)
+from mocapfree_nb.schedule import NoiseSchedule
+from mocapfree_nb.text import TextEmbedding
+
+FOLDER = Path(__file__).parent / "reference"
+DDIM = np.load(FOLDER / "ddim_logprob.npz", allow_pickle=False)
+SDE = np.load(FOLDER / "sde_dpmsolver_order1.npz", allow_pickle=False)
+FEATURES, WORDS = 7, 12
+few = settings(max_examples=25, deadline=None)
+PROMPTS, LENGTHS = ["a person walks", "someone jumps", "a person waves the left hand"], [9, 5, 7]
+
+
+class FakeEncoder:
+    """Random but fixed word vectors; counts its calls."""
+
+    calls = 0
+
+    def __call__(self, prompts):
+        self.calls += 1
+        longest = max(len(prompt.split()) for prompt in prompts)
+        tokens, mask = torch.zeros(len(prompts), longest, WORDS), torch.zeros(len(prompts), longest, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            for column, word in enumerate(prompt.split()):
+                generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
+                tokens[row, column], mask[row, column] = torch.randn(WORDS, generator=generator), True
+        return TextEmbedding(tokens, mask, tokens.sum(1) / mask.sum(1, keepdim=True))
+
+
+def build(seed: int = 0, prediction: str = "x0", frames_per_token: int = 2, **changes) -> DiffusionPolicy:
+    torch.manual_seed(seed)
+    schedule = "cosine" if prediction == "x0" else "linear"
+    denoiser = MotionDenoiser(
+        FEATURES, 16, 2, 2, 24, 0.1, WORDS, prediction, frames_per_token, schedule=schedule, num_timesteps=50
+    )
+    denoiser.set_statistics(torch.arange(7.0), torch.linspace(0.5, 2, 7))
+    return DiffusionPolicy(denoiser, FakeEncoder(), **{"steps": 6} | changes)
+
+
+def play(policy: DiffusionPolicy, prompts=PROMPTS, lengths=LENGTHS, seed: int = 3):
+    return policy.rollout(prompts, lengths, torch.Generator().manual_seed(seed))
+
+
+def array(values: np.ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+# ---------------------------------------------------------------- the density
+
+
+@few
+@given(
+    seed=st.integers(0, 1000), frames=st.integers(1, 6), batch=st.integers(1, 4), scale=st.floats(1e-3, 1e3)
+)
+def test_log_prob_is_the_mean_of_torchs_normal(seed, frames, batch, scale):
+    generator = torch.Generator().manual_seed(seed)
+    x, mean = torch.randn(2, batch, frames, 3, generator=generator, dtype=torch.float64) * scale
+    std = (torch.rand(batch, generator=generator, dtype=torch.float64) + 0.1) * scale
+    expected = torch.distributions.Normal(mean, std[:, None, None]).log_prob(x).mean((1, 2))
+    for given_std in (std, std[:, None, None], std[:, None, None].expand_as(x)):
+        torch.testing.assert_close(gaussian_log_prob(x, mean, given_std), expected, atol=1e-10, rtol=1e-10)
+    one = torch.distributions.Normal(mean, 0.7 * scale).log_prob(x).mean((1, 2))
+    torch.testing.assert_close(gaussian_log_prob(x, mean, 0.7 * scale), one, atol=1e-10, rtol=1e-10)
+
+
+@few
+@given(seed=st.integers(0, 1000), lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4))
+def test_padded_frames_do_not_count_in_a_log_prob(seed, lengths):
+    generator = torch.Generator().manual_seed(seed)
+    x, mean = torch.randn(2, len(lengths), 6, 3, generator=generator, dtype=torch.float64)
+    x[torch.arange(6) >= torch.tensor(lengths)[:, None]] = float("nan")
+    found = gaussian_log_prob(x, mean, 0.5, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        alone = gaussian_log_prob(x[row : row + 1, :length], mean[row : row + 1, :length], 0.5)
+        torch.testing.assert_close(found[row], alone[0])
+
+
+def test_a_point_has_no_density_and_no_gradient():
+    x, mean = torch.randn(2, 4, 3), torch.randn(2, 4, 3, requires_grad=True)
+    found = gaussian_log_prob(x, mean, torch.tensor([0.0, 0.5]))
+    found.sum().backward()
+    assert found[0] == 0 and torch.isfinite(found).all() and torch.isfinite(mean.grad).all()
+    assert (mean.grad[0] == 0).all() and (mean.grad[1] != 0).all()
+
+
+def cases():
+    for schedule in ("cosine", "scaled_linear"):
+        for prediction in ("epsilon", "sample"):
+            for eta in (1.0, 0.5):
+                yield pytest.param(schedule, prediction, eta, id=f"{schedule}-{prediction}-{eta}")
+
+
+def belief(prediction: str, x_t: torch.Tensor, output: torch.Tensor, alpha: torch.Tensor):
+    """x_0 and noise, written out here so that the test does not lean on the code it tests."""
+    alpha = alpha.reshape(-1, *(1,) * (x_t.ndim - 1)) if alpha.ndim else alpha
+    if prediction == "epsilon":
+        return (x_t - (1 - alpha).sqrt() * output) / alpha.sqrt(), output
+    return output, (x_t - alpha.sqrt() * output) / (1 - alpha).sqrt()
+
+
+@pytest.mark.parametrize("schedule, prediction, eta", list(cases()))
+def test_moves_and_log_probs_equal_the_ddpo_reference(schedule, prediction, eta):
+    place = f"{schedule}/{prediction}/eta{eta}/"
+    kept = array(DDIM[f"{schedule}/alphas_cumprod"])
+    for i, (t, prev_t) in enumerate(zip(DDIM[place + "t"], DDIM[place + "prev_t"], strict=True)):
+        x_t, prev_sample = array(DDIM[place + "sample"][i]), array(DDIM[place + "prev_sample"][i])
+        alphas = kept[t], kept[prev_t]
+        for suffix in ("", "_new"):
+            x0, noise = belief(prediction, x_t, array(DDIM[place + "model_output" + suffix][i]), alphas[0])
+            mean, std = ddim_distribution(x0, noise, *alphas, eta)
+            if not suffix:
+                torch.testing.assert_close(mean, array(DDIM[place + "mean_float64"][i]), atol=1e-10, rtol=1e-10)
+                torch.testing.assert_close(std, array(DDIM[place + "std_float64"])[i], atol=1e-10, rtol=1e-10)
+            found = gaussian_log_prob(prev_sample, mean, std)
+            expected = array(DDIM[f"{place}log_prob{suffix}_float64"][i])
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("schedule, prediction, eta", list(cases()))
+def test_mixed_timesteps_in_float32_equal_the_ddpo_reference(schedule, prediction, eta):
+    place, kept = f"{schedule}/{prediction}/eta{eta}/mixed_t/", array(DDIM[f"{schedule}/alphas_cumprod"])
+    alphas = kept[torch.from_numpy(DDIM[place + "t"])], kept[torch.from_numpy(DDIM[place + "prev_t"])]
+    x_t, output, prev_sample = (torch.from_numpy(DDIM[place + n]) for n in ("sample", "model_output", "prev_sample"))
+    mean, std = ddim_distribution(*belief(prediction, x_t, output, alphas[0].float()), *alphas, eta)
+    assert mean.dtype == std.dtype == torch.float32
+    tolerance, near = (1e-4, 3e-3) if prediction == "sample" else (1e-5, 3e-5)
+    torch.testing.assert_close(mean, torch.from_numpy(DDIM[place + "mean"]), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(std, torch.from_numpy(DDIM[place + "std"]), atol=0, rtol=5e-5)
+    expected = torch.from_numpy(DDIM[place + "log_prob"])
+    torch.testing.assert_close(gaussian_log_prob(prev_sample, mean, std), expected, atol=near, rtol=0)
+
+
+@pytest.mark.parametrize("case", sorted({name.split("/")[0] for name in SDE.files}))
+def test_first_order_sde_dpm_solver_is_the_same_move(case):
+    """SDE-DPM-Solver++ of order one is DDIM with eta 1, in other symbols (log signal-to-noise ratios)."""
+    get = {name: array(SDE[f"{case}/order1/{name}"]) for name in ("x", "x0_pred", "mean", "std", "sigmas", "log_prob")}
+    alphas = 1 / (1 + get["sigmas"] ** 2)
+    for i in range(10):
+        x_t, x0 = get["x"][i], get["x0_pred"][i]
+        noise = (x_t - alphas[i].sqrt() * x0) / (1 - alphas[i]).sqrt()
+        mean, std = ddim_distribution(x0, noise, alphas[i], alphas[i + 1])
+        torch.testing.assert_close(mean, get["mean"][i], atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(std, get["std"][i], atol=1e-6, rtol=1e-5)
+        if i < len(get["log_prob"]):
+            found = gaussian_log_prob(get["x"][i + 1], mean, std)
+            torch.testing.assert_close(found, get["log_prob"][i], atol=1e-3, rtol=0)
+
+
+# ---------------------------------------------------------------- one move
+
+
+@few
+@given(
+    alphas=st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)).filter(lambda a: a[1] - a[0] > 1e-6),
+    eta=st.floats(0, 1),
+    min_std=st.floats(0, 0.5),
+)
+def test_a_move_keeps_the_noise_level_whatever_the_floor(alphas, eta, min_std):
+    alpha_t, alpha_prev = (torch.tensor(a, dtype=torch.float64) for a in alphas)
+    std = ddim_std(alpha_t, alpha_prev, eta, min_std)
+    zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    of_noise = ddim_distribution(zero, one, alpha_t, alpha_prev, eta, min_std)[0]
+    torch.testing.assert_close((of_noise**2 + std**2).squeeze(), 1 - alpha_prev, atol=1e-12, rtol=1e-9)
+    assert std >= min(min_std, float((1 - alpha_prev).sqrt())) - 1e-12
+    assert std >= ddim_std(alpha_t, alpha_prev, eta) - 1e-12
+
+
+@pytest.mark.parametrize("eta, prediction", [(1.0, "x0"), (0.5, "x0"), (1.0, "noise"), (0.0, "noise")])
+def test_a_whole_walk_equals_the_diffusers_scheduler(eta, prediction):
+    diffusers = pytest.importorskip("diffusers")
+    policy = build(prediction=prediction, eta=eta, steps=10)
+    names = {"x0": ("squaredcos_cap_v2", "sample"), "noise": ("linear", "epsilon")}[prediction]
+    scheduler = diffusers.DDIMScheduler(
+        50, beta_schedule=names[0], prediction_type=names[1], clip_sample=False, timestep_spacing="trailing"
+    )
+    scheduler.set_timesteps(policy.steps)
+    walk = play(policy)
+    assert scheduler.timesteps.tolist() == walk.timesteps.tolist()
+    none = torch.zeros_like(walk.states[0])
+    for i, t in enumerate(scheduler.timesteps):
+        x = walk.states[i]
+        with torch.no_grad():
+            mean, std, x0 = policy.step(x, i, walk.text, walk.lengths)
+            output = policy.denoiser.guided(x, t.expand(3), walk.text, walk.lengths, 2.5)
+        theirs = scheduler.step(output, t, x, eta=eta, variance_noise=none)
+        fresh = scheduler.step(output, t, x, eta=eta, variance_noise=none + 1).prev_sample - theirs.prev_sample
+        torch.testing.assert_close(mean, theirs.prev_sample, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(x0, theirs.pred_original_sample, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fresh, std[:, None, None].expand_as(fresh), atol=1e-5, rtol=1e-3)
+
+
+def test_eta_one_is_ddpm_when_every_timestep_is_visited():
+    diffusers = pytest.importorskip("diffusers")
+    policy = build(steps=50)
+    scheduler = diffusers.DDPMScheduler(
+        50, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False, variance_type="fixed_small"
+    )
+    walk = play(policy)
+    for i in (0, 25, 45, 48):
+        t = int(walk.timesteps[i])
+        with torch.no_grad():
+            mean, std, x0 = policy.step(walk.states[i], i, walk.text, walk.lengths)
+        expected, variance = policy.denoiser.noise_schedule.posterior(x0, walk.states[i], t)
+        torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(std, variance.sqrt().expand(3), atol=1e-6, rtol=1e-4)
+        theirs = scheduler._get_variance(t).sqrt()
+        torch.testing.assert_close(std[0], theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_coefficients_are_the_derivative_of_the_mean():
+    for changes in ({}, {"eta": 0.3}, {"min_std": 0.2}):
+        policy = build(**changes)
+        for i in range(policy.steps):
+            x0 = torch.zeros(1, 1, 1, dtype=torch.float64, requires_grad=True)
+            t = int(policy.timesteps[i])
+            noise = policy.denoiser.noise_schedule.noise_from_x0(torch.ones(1, 1, 1, dtype=torch.float64), x0, t)
+            alphas = policy.alphas[i], policy.alphas_next[i]
+            mean, std = ddim_distribution(x0, noise, *alphas, policy.eta, policy.min_std)
+            (slope,) = torch.autograd.grad(mean.sum(), x0)
+            torch.testing.assert_close(slope.squeeze(), policy.x0_coefficients[i])
+            torch.testing.assert_close(std, policy.stds[i])
+
+
+# ---------------------------------------------------------------- whole walks
+
+
+@pytest.mark.parametrize("prediction", ["x0", "noise"])
+@pytest.mark.parametrize("changes", [{}, {"eta": 0.4}, {"min_std": 0.1}, {"guidance_scale": 1.0}, {"spacing": "leading"}])
+def test_a_recorded_walk_has_the_same_log_probs_again(prediction, changes):
+    policy = build(prediction=prediction, **changes)
+    walk = play(policy)
+    with torch.no_grad():
+        assert torch.equal(policy.log_prob(walk), walk.log_probs)
+        folded = policy.log_prob(walk, fold=True)
+    ratio = (folded - walk.log_probs).exp()
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
+    assert walk.log_probs.shape == (3, 6) and torch.isfinite(walk.log_probs).all()
+    assert (walk.log_probs[:, :-1] != 0).all() and (walk.log_probs[:, -1] == 0).all()
+
+
+def test_chosen_moves_come_in_the_order_asked_for():
+    policy = build()
+    walk = play(policy)
+    steps = [4, 0, 5, -2]
+    for fold in (False, True):
+        found = policy.log_prob(walk, steps, fold=fold)
+        torch.testing.assert_close(found, walk.log_probs[:, steps], atol=1e-6, rtol=0)
+    assert torch.equal(policy.log_prob(walk, [5]), torch.zeros(3, 1))
+    with pytest.raises(IndexError):
+        policy.log_prob(walk, [6])
+
+
+def test_a_walk_keeps_its_books():
+    policy = build()
+    walk = play(policy)
+    assert walk.states.shape == (7, 3, 9, FEATURES) and walk.predicted_x0.shape == (6, 3, 9, FEATURES)
+    assert walk.timesteps.tolist() == policy.denoiser.noise_schedule.timesteps(6)
+    assert torch.isfinite(walk.states).all() and len(walk) == 3 and walk.prompts == PROMPTS
+    padded = torch.arange(9) >= walk.lengths[:, None]
+    assert not walk.states[:, padded].any() and not walk.predicted_x0[:, padded].any() and not walk.motion[padded].any()
+    assert torch.equal(walk.states[-1], walk.predicted_x0[-1])
+    raw = policy.denoiser.denormalise(walk.states[-1])
+    assert torch.equal(walk.motion[~padded], raw[~padded])
+    assert not walk.states.requires_grad and policy.text_encoder.calls == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"min_std": 0.2}])
+def test_the_last_move_is_the_belief_itself_and_trains_nothing(changes):
+    policy = build(**changes)
+    walk = play(policy)
+    assert policy.stds[-1] == 0 and (policy.stds[:-1] >= changes.get("min_std", 1e-3)).all()
+    found = policy.log_prob(walk)
+    found[:, :-1].sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in policy.denoiser.parameters())
+    assert not policy.log_prob(walk, [5]).requires_grad
+
+
+def test_the_same_seed_gives_the_same_walk_and_another_seed_another():
+    policy = build()
+    first, again, other = play(policy), play(policy), play(policy, seed=4)
+    assert torch.equal(first.states, again.states) and torch.equal(first.log_probs, again.log_probs)
+    assert not torch.isclose(first.states[0], other.states[0]).all()
+    generator = torch.Generator().manual_seed(3)
+    assert torch.equal(policy.rollout(PROMPTS, LENGTHS, generator).states, first.states)
+    assert not torch.equal(policy.rollout(PROMPTS, LENGTHS, generator).states, first.states)
+
+
+def test_a_walk_depends_neither_on_its_batch_nor_on_its_padding():
+    policy = build()
+    walk = play(policy)
+    extended = play(policy, PROMPTS + ["someone crawls far away"], LENGTHS + [14])
+    assert torch.equal(extended.states[0, :3, :9], walk.states[0])
+    torch.testing.assert_close(extended.states[:, :3, :9], walk.states, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(extended.log_probs[:3], walk.log_probs, atol=1e-5, rtol=0)
+    alone = play(policy, PROMPTS[:1], LENGTHS[:1])
+    torch.testing.assert_close(alone.states[:, 0], walk.states[:, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_generate_is_the_motion_of_a_rollout_in_any_batch_size(batch_size):
+    policy = build()
+    expected = play(policy, seed=11).motion
+    motion = policy.generate(PROMPTS, LENGTHS, seed=11, batch_size=batch_size)
+    assert motion.shape == expected.shape
+    torch.testing.assert_close(motion, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_noise_is_standard_normal_and_zero_in_the_padding():
+    noise = draw_noise(torch.arange(40), torch.full((40,), 60), 5, 20)
+    assert abs(noise.mean()) < 0.005 and abs(noise.std() - 1) < 0.005
+    cross = torch.corrcoef(noise.transpose(0, 1).flatten(1)) - torch.eye(40)
+    assert cross.abs().max() < 0.08
+    assert not draw_noise(torch.arange(2), torch.tensor([3, 9]), 2, 4)[:, 0, 3:].any()
+
+
+def test_a_rollout_made_in_inference_mode_can_be_trained_on():
+    policy = build()
+    with torch.inference_mode():
+        walk = play(policy, lengths=torch.tensor(LENGTHS))
+        motion = policy.generate(PROMPTS, LENGTHS)
+    for tensor in (walk.states, walk.motion, walk.log_probs, walk.lengths, walk.text.tokens, motion):
+        assert not tensor.is_inference()
+    policy.log_prob(walk).sum().backward()
+    assert all(p.grad is not None for p in policy.denoiser.parameters())
+
+
+def test_raising_a_log_prob_makes_the_move_likelier():
+    policy = build()
+    walk = play(policy).select([0])
+    optimizer = torch.optim.SGD(policy.denoiser.parameters(), lr=1e-3)
+    before = policy.log_prob(walk)[0, :-1]
+    (-before.sum()).backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = policy.log_prob(walk)[0, :-1]
+    assert after.sum() > before.sum()
+
+
+def test_the_gradient_is_that_of_the_formula():
+    """d log p / d mean = (x - mean) / std^2 / n, checked through the network by finite differences."""
+    policy = build()
+    walk = play(policy)
+    walk.log_probs.zero_()
+    policy.denoiser.double()
+    walk = copy.copy(walk)
+    object.__setattr__(walk, "states", walk.states.double())
+    weight = policy.denoiser.frames_out.bias
+    for fold in (False, True):
+        policy.denoiser.zero_grad()
+        policy.log_prob(walk, fold=fold).sum().backward()
+        slope, nudge = weight.grad[3].item(), 1e-5
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[3] += sign * nudge
+                values.append(policy.log_prob(walk, fold=fold).double().sum().item())
+                weight[3] -= sign * nudge
+        assert slope == pytest.approx((values[0] - values[1]) / (2 * nudge), rel=1e-4)
+
+
+def test_what_breaks_the_ratio_is_seen_or_refused():
+    policy = build()
+    walk = play(policy)
+    policy.guidance_scale = 1.0
+    with torch.no_grad():
+        assert ((policy.log_prob(walk) - walk.log_probs)[:, :-1].abs() > 1e-6).any()
+    policy.guidance_scale = 2.5
+    policy.denoiser.train()
+    for call in (lambda: policy.log_prob(walk), lambda: play(policy)):
+        with pytest.raises(ValueError, match="training mode.*eval"):
+            call()
+
+
+def test_a_walk_without_noise_can_be_sampled_but_not_trained():
+    policy = build(eta=0.0)
+    walk = play(policy)
+    assert torch.isfinite(walk.motion).all() and not walk.log_probs.any()
+    with pytest.raises(ValueError, match="none has a density; set eta above 0"):
+        policy.log_prob(walk)
+    floored = build(eta=0.0, min_std=0.1)
+    walk = play(floored)
+    assert torch.equal(floored.log_prob(walk).detach(), walk.log_probs) and walk.log_probs[:, :-1].all()
+
+
+def test_walks_can_be_selected():
+    walk = play(build())
+    for index in ([2, 0], torch.tensor([2, 0]), torch.tensor([True, False, True]), slice(1, None)):
+        part, rows = walk.select(index), torch.arange(3)[index]
+        assert part.prompts == [PROMPTS[i] for i in rows] and len(part) == 2
+        assert torch.equal(part.lengths, walk.lengths[rows]) and torch.equal(part.log_probs, walk.log_probs[rows])
+        assert torch.equal(part.states, walk.states[:, rows]) and torch.equal(part.motion, walk.motion[rows])
+        assert torch.equal(part.predicted_x0, walk.predicted_x0[:, rows])
+        assert torch.equal(part.text.pooled, walk.text.pooled[rows])
+
+
+def test_a_frozen_copy_scores_the_same_walk():
+    policy = build()
+    walk, frozen = play(policy), policy.with_denoiser(copy.deepcopy(policy.denoiser))
+    with torch.no_grad():
+        policy.denoiser.frames_out.bias.add_(0.1)
+        assert torch.equal(frozen.log_prob(walk), walk.log_probs)
+        assert not torch.isclose(policy.log_prob(walk)[:, :-1], walk.log_probs[:, :-1], atol=1e-6).any()
+
+
+def test_requests_that_do_not_fit_are_named():
+    policy = build()
+    for call in (policy.rollout, policy.generate):
+        with pytest.raises(ValueError, match=r"write \['a person walks'\]"):
+            call("a person walks", [5])
+        for prompts, lengths in ((PROMPTS, [5, 6]), (["a"], [0]), ([], [])):
+            with pytest.raises(ValueError, match="each prompt needs a length"):
+                call(prompts, lengths)
+
+
+def test_settings_that_make_no_policy_are_named():
+    for changes in ({"eta": 1.5}, {"eta": -0.1}, {"min_std": -1.0}):
+        with pytest.raises(ValueError, match="eta is between 0 and 1"):
+            build(**changes)
+    with pytest.raises(ValueError, match="50 timesteps"):
+        build(steps=51)
+
+
+class GaussianWorld(Denoiser):
+    """The exact denoiser where every feature of every motion is drawn from N(2, 0.5^2)."""
+
+    mean, std = 2.0, 0.5
+
+    def forward(self, x_t, t, text, lengths, conditional=None):
+        kept = self.noise_schedule.alphas_cumprod[t][:, None, None]
+        gain = kept.sqrt() * self.std**2 / (kept * self.std**2 + 1 - kept)
+        x0 = self.mean + gain * (x_t - kept.sqrt() * self.mean)
+        return x0.float() * (torch.arange(x_t.shape[1]) < lengths[:, None])[..., None]
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_with_a_perfect_denoiser_the_walk_ends_in_the_data(eta):
+    world = GaussianWorld(20, "x0", "cosine", 1000)
+    policy = DiffusionPolicy(world, FakeEncoder(), steps=100, eta=eta, guidance_scale=1.0)
+    motion = policy.generate(["anything"] * 20, [30] * 20, seed=0)
+    assert motion.mean().item() == pytest.approx(2.0, abs=0.02)
+    assert motion.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_schedules_of_the_policy_and_its_denoiser_are_one():
+    policy = build()
+    assert torch.equal(policy.alphas, NoiseSchedule.cosine(50).alphas_cumprod[policy.timesteps])
+    assert policy.alphas_next[-1] == 1
