@@ -298,7 +298,8 @@ def test_unreadable_features_give_way_to_joints(folder, made):
     corpus = _load_quietly(folder)
     assert len(corpus) == 12
     for i in (0, 1):
-        assert np.abs(corpus[i].features - joints_to_features(_joints(made, i), sign_continuity=True).numpy()).max() < 1e-5
+        alone = joints_to_features(_joints(made, i), sign_continuity=True).numpy()
+        assert np.abs(corpus[i].features - alone).max() < 1e-5
 
 
 def test_lists_name_what_is_missing_and_what_is_not_listed(folder):
@@ -390,7 +391,9 @@ def test_a_broken_index_is_an_error_and_one_without_labels_is_not(folder):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["texts/003.txt", "train.txt", "index.csv", "new_joints/003.npy", "Mean.npy", "new_joint_vecs/001.npy"]),
+    st.sampled_from(
+        ["texts/003.txt", "train.txt", "index.csv", "new_joints/003.npy", "Mean.npy", "new_joint_vecs/001.npy"]
+    ),
     st.binary(max_size=120),
     st.booleans(),
 )
