@@ -158,9 +158,7 @@ def test_batch_equals_single(skeleton):
     batch = joints_to_features(clips, skeleton, skeleton.offsets)
     for i, clip in enumerate(clips):
         torch.testing.assert_close(batch[i], joints_to_features(clip, skeleton, skeleton.offsets))
-        torch.testing.assert_close(
-            features_to_joints(batch, skeleton)[i], features_to_joints(batch[i], skeleton)
-        )
+        torch.testing.assert_close(features_to_joints(batch, skeleton)[i], features_to_joints(batch[i], skeleton))
     more = joints_to_features(clips.view(2, 2, 30, -1, 3), skeleton, skeleton.offsets)
     torch.testing.assert_close(more.flatten(0, 1), batch)
 
@@ -249,8 +247,7 @@ def test_the_hips_are_swapped_in_the_heading():
     pose, _ = forward_kinematics(roma.rotvec_to_rotmat(local), torch.zeros(3))
     names = HUMANML3D.joint_names
     across = {
-        part: pose[names.index(f"right_{part}")] - pose[names.index(f"left_{part}")]
-        for part in ("hip", "shoulder")
+        part: pose[names.index(f"right_{part}")] - pose[names.index(f"left_{part}")] for part in ("hip", "shoulder")
     }
 
     def heading(line):
@@ -301,9 +298,7 @@ def test_retargeting_keeps_directions_and_scales_the_path():
     moved = retarget(clip, body)
     old, new = (c[:, 1:] - c[:, HUMANML3D.parents[1:]] for c in (clip, moved))
     torch.testing.assert_close(new.norm(dim=-1), torch.as_tensor(body[1:]).norm(dim=-1).expand(20, 21))
-    torch.testing.assert_close(
-        torch.nn.functional.normalize(new, dim=-1), torch.nn.functional.normalize(old, dim=-1)
-    )
+    torch.testing.assert_close(torch.nn.functional.normalize(new, dim=-1), torch.nn.functional.normalize(old, dim=-1))
     torch.testing.assert_close(moved[:, 0], 1.7 * clip[:, 0])
 
 

@@ -63,15 +63,12 @@ def test_left_and_right_mirror_each_other(skeleton):
     for parent, child in skeleton.bones:
         mirrored = partner.get(child, child)
         assert skeleton.parents[mirrored] == partner.get(parent, parent)
-    right_hip, left_hip, right_shoulder, left_shoulder = (
-        skeleton.joint_names[j] for j in skeleton.face_joints
-    )
+    right_hip, left_hip, right_shoulder, left_shoulder = (skeleton.joint_names[j] for j in skeleton.face_joints)
     assert (right_hip, left_hip) == ("right_hip", "left_hip")
     assert (right_shoulder, left_shoulder) == ("right_shoulder", "left_shoulder")
     for side, feet in (("left", skeleton.feet_left), ("right", skeleton.feet_right)):
         assert [skeleton.joint_names[j] for j in feet] == [f"{side}_ankle", f"{side}_foot"] or (
-            skeleton is KIT_ML
-            and [skeleton.joint_names[j] for j in feet] == [f"{side}_midfoot", f"{side}_foot"]
+            skeleton is KIT_ML and [skeleton.joint_names[j] for j in feet] == [f"{side}_midfoot", f"{side}_foot"]
         )
 
 
@@ -210,9 +207,7 @@ def test_rotation_between_opposite_and_zero(dtype):
 
 def test_rotation_between_nearly_opposite_in_float32():
     a = torch.tensor([0.0, -1.0, 0.0])
-    b = torch.nn.functional.normalize(
-        torch.tensor([[1e-2, 1, 0], [1e-3, 1, 0], [1e-5, 1, 0], [1e-7, 1, 0]]), dim=-1
-    )
+    b = torch.nn.functional.normalize(torch.tensor([[1e-2, 1, 0], [1e-3, 1, 0], [1e-5, 1, 0], [1e-7, 1, 0]]), dim=-1)
     turned = roma.quat_action(rotation_between(a, b), a.expand(4, 3))
     torch.testing.assert_close(turned, b, atol=3e-4, rtol=0)
 
@@ -224,6 +219,4 @@ def test_six_numbers_are_the_first_two_columns():
     np.testing.assert_array_equal(six[:, 3:], matrix[:, :, 1])
     torch.testing.assert_close(rotation_from_6d(six), matrix)
     stretched = rotation_from_6d(six * 3 + torch.cat([torch.zeros(7, 3), 0.5 * six[:, :3]], dim=-1))
-    torch.testing.assert_close(
-        stretched, matrix
-    )  # length, and what points along the first column, do not matter
+    torch.testing.assert_close(stretched, matrix)  # length, and what points along the first column, do not matter
