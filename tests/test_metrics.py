@@ -182,7 +182,8 @@ def test_retrieval_recall_equals_the_reference(retrieval, case, sims, threshold)
 
 
 def test_ranks_equal_the_reference_exactly(retrieval):
-    for name, matrix in (("t2m", retrieval["retrieval/sims_with_ties"]), ("m2t", retrieval["retrieval/sims_with_ties"].T)):
+    sims = retrieval["retrieval/sims_with_ties"]
+    for name, matrix in (("t2m", sims), ("m2t", sims.T)):
         expected = retrieval[f"retrieval/ties_no_threshold/{name}/rank0"]
         assert metrics.retrieval_ranks(matrix.copy()).tolist() == expected.tolist()
 
