@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSS_WEIGHTS', 'false_negatives', 'info_nce', 'kl_divergence', 'DistributionEncoder', 'RetrievalModel',
-           'StackedCorpus', 'stack_corpus', 'spoil', 'cosines', 'blend', 'ripple', 'retrieval_loss', 'embed_corpus',
+           'StackedCorpus', 'stack_corpus', 'spoil', 'cosines', 'blend', 'retrieval_loss', 'embed_corpus',
            'recall_in_batches', 'train_retrieval', 'draw_batch', 'RetrievalReward', 'swap_sides', 'side_accuracy',
            'rebuild_retrieval', 'write_card']
 
@@ -323,15 +323,6 @@ def blend(motion: Tensor, lengths: Tensor, count: int, generator: torch.Generato
     lengths = torch.minimum(lengths[:count], lengths[partner])
     return mixed * length_mask(lengths, motion.shape[1])[..., None], lengths, partner, share
 
-
-def ripple(model: RetrievalModel, motion: Tensor, lengths: Tensor, wrong: Tensor, size: Tensor) -> Tensor:
-    """Normalised motion (B, T, F) moved `size` (B, 1, 1) root mean square towards the wrong captions (B, width)."""
-    moved = motion.detach().requires_grad_()
-    score = F.cosine_similarity(model.encode_normalised(moved, lengths)[0], wrong.detach(), dim=-1).sum()
-    (slope,) = torch.autograd.grad(score, moved)
-    length = slope.square().sum((1, 2), keepdim=True) / (lengths[:, None, None] * motion.shape[2])
-    return motion + size * slope * (length + 1e-20).rsqrt()
-
 # %% ../nbs/10_retrieval.ipynb #fdca7ad2
 def retrieval_loss(
     model: RetrievalModel,
@@ -341,21 +332,15 @@ def retrieval_loss(
     generator: torch.Generator,
     actions: Tensor | None = None,  # (B,) labels for false-negative filtering; sentences are used without
     spoiled: float = 0.6,  # see `spoil`
-    ripples: float = 0.3,  # largest size of a ripple, see `ripple`
 ) -> dict[str, Tensor]:
     """The terms of the loss and their weighted sum `loss`, as scalars."""
     target, mask = model.normalise(motion, lengths)
     seen = spoil(target, lengths, generator, spoiled)
-    text_mean, text_spread = model.text_distribution(text)
     half, half_lengths, partner, share = blend(seen, lengths, len(motion) // 2, generator)
-    few = len(half) // 2  # of these, a quarter of the batch, are no blends but ripples
-    size = ripples * torch.rand(few, 1, 1, generator=generator, device=motion.device)
-    rippled = ripple(model, seen[:few], lengths[:few], text_mean[partner[:few]], size)
-    half, share = torch.cat([rippled, half[few:]]), torch.cat([torch.zeros_like(share[:few]), share[few:]])
-    everything = torch.cat([seen, half])
-    all_lengths = torch.cat([lengths, lengths[:few], half_lengths[few:]])
+    everything, all_lengths = torch.cat([seen, half]), torch.cat([lengths, half_lengths])
     mean, spread = model.encode_normalised(everything, all_lengths)
     (motion_mean, half_mean), motion_spread = mean.split([len(motion), len(half)]), spread[: len(motion)]
+    text_mean, text_spread = model.text_distribution(text)
     decoded, *latents = _decode_one(
         model, motion_mean, motion_spread, text_mean, text_spread, lengths, generator
     )
@@ -413,7 +398,7 @@ def recall_in_batches(text: Tensor, motion: Tensor, actions: Tensor, batch_size:
 def train_retrieval(
     corpus: Corpus,
     text_encoder: TextEncoder | None = None,
-    steps: int = 2000,
+    steps: int = 1500,
     batch_size: int = 64,
     seed: int = 0,
     learning_rate: float = 6e-4,

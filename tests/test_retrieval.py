@@ -175,20 +175,6 @@ def test_blends_lie_on_the_straight_line():
         assert (mixed[i, end:] == 0).all()
 
 
-def test_a_ripple_has_its_size_and_raises_the_wrong_score(model):
-    motion, lengths = torch.randn(5, 12, 67), torch.tensor([12, 8, 12, 5, 9])
-    wrong, size = torch.randn(5, 32), torch.full((5, 1, 1), 0.05)
-    moved = retrieval.ripple(model, motion, lengths, wrong, size) - motion
-    for i, length in enumerate(lengths):
-        assert moved[i, :length].square().mean().sqrt().item() == pytest.approx(0.05, rel=1e-4)
-        assert (moved[i, length:] == 0).all()
-    with torch.no_grad():
-        scores = [
-            torch.cosine_similarity(model.encode_normalised(m, lengths)[0], wrong) for m in (motion, motion + moved)
-        ]
-    assert (scores[1] > scores[0]).all()
-
-
 def test_spoiling_never_reads_past_a_clip():
     motion, lengths = torch.randn(64, 24, 67), torch.full((64,), 15)
     loud = motion.clone()
