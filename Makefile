@@ -31,7 +31,7 @@ test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pyte
 	@echo "== 2/4 ruff"
 	$(BIN)/ruff check .
 	@echo "== 3/4 notebooks"
-	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
+	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n-workers $(WORKERS) --do-print --timing
 	@echo "== 4/4 pytest"
 	OMP_NUM_THREADS=$(WORKERS) MPLBACKEND=agg $(BIN)/python -m pytest --deselect $(DRIFT) --durations=8
 
