@@ -21,7 +21,7 @@ from .features import length_mask
 from .schedule import Spacing
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 
-# %% ../nbs/08_policy.ipynb #1dcb93e5
+# %% ../nbs/08_policy.ipynb #04b2801c
 def _spread_out(values: Tensor | float, like: Tensor) -> Tensor:
     """One number, or (batch,), in the dtype and device of `like` and ready to broadcast against it."""
     values = values if isinstance(values, Tensor) else torch.tensor(values, dtype=like.dtype)
@@ -47,7 +47,7 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor | float, lengths: Ten
     valid = length_mask(lengths, x.shape[1])[..., None]
     return density.masked_fill(~valid, 0).flatten(1).sum(1) / (lengths * x.shape[2])
 
-# %% ../nbs/08_policy.ipynb #c94cec40
+# %% ../nbs/08_policy.ipynb #28ae0a7a
 def ddim_std(alpha_t: Tensor, alpha_prev: Tensor, eta: float = 1.0, min_std: float = 0.0) -> Tensor:
     """Standard deviation of a move from alpha-bar `alpha_t` to `alpha_prev`: DDIM (arXiv 2010.02502), equation 16.
 
@@ -78,7 +78,7 @@ def ddim_distribution(
     mean = _spread_out(alpha_prev.sqrt(), x0) * x0 + _spread_out(old_noise, x0) * noise
     return mean, std.to(x0.dtype).to(x0.device)
 
-# %% ../nbs/08_policy.ipynb #b1a5e7f5
+# %% ../nbs/08_policy.ipynb #673893a6
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """A batch of walks from noise to motion."""
@@ -109,7 +109,7 @@ class Trajectory:
             motion=self.motion[chosen],
         )
 
-# %% ../nbs/08_policy.ipynb #4b088375
+# %% ../nbs/08_policy.ipynb #be605b4a
 class StepPolicy:
     """A denoiser, the stops of a walk and a guidance scale: the distribution of each move."""
 
@@ -155,7 +155,7 @@ class StepPolicy:
         mean, std = ddim_distribution(x0, noise, self.alphas[i], self.alphas_next[i], self.eta, self.min_std)
         return mean, std, x0
 
-# %% ../nbs/08_policy.ipynb #fd660bd9
+# %% ../nbs/08_policy.ipynb #bfd65097
 def draw_seeds(batch: int, generator: torch.Generator | None = None) -> Tensor:
     """A seed for each motion, (batch,) long on the CPU; without a generator, from torch's global one."""
     device = "cpu" if generator is None else generator.device
@@ -173,7 +173,7 @@ def draw_noise(seeds: Tensor, lengths: Tensor, draws: int, num_features: int) ->
         noise[:, row, :length] = torch.randn(draws, length, num_features, generator=generator)
     return noise
 
-# %% ../nbs/08_policy.ipynb #291904a4
+# %% ../nbs/08_policy.ipynb #1e3e622e
 def walk(
     policy: StepPolicy, text: TextEmbedding, lengths: Tensor, seeds: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -189,7 +189,7 @@ def walk(
         x = mean if policy.stds[i] == 0 else mean + _spread_out(std, mean) * noise[i + 1].to(mean)
         yield x, gaussian_log_prob(x, mean, std, lengths), x0
 
-# %% ../nbs/08_policy.ipynb #c7584c5b
+# %% ../nbs/08_policy.ipynb #2134d8b8
 def _check_request(prompts: Sequence[str], lengths: Tensor | Sequence[int]) -> tuple[list[str], Tensor]:
     """Prompts as a list and lengths as a tensor on the CPU, one each; `ValueError` if they do not fit."""
     if isinstance(prompts, str):
@@ -200,7 +200,7 @@ def _check_request(prompts: Sequence[str], lengths: Tensor | Sequence[int]) -> t
         raise ValueError(f"each prompt needs a length in frames, at least 1: got {given}")
     return prompts, lengths
 
-# %% ../nbs/08_policy.ipynb #2134d8b8
+# %% ../nbs/08_policy.ipynb #5d636238
 class RolloutPolicy(StepPolicy):
     """A policy that can play: whole walks from noise to motion, without gradients."""
 
@@ -255,7 +255,7 @@ class RolloutPolicy(StepPolicy):
     def _to_raw(self, x: Tensor, lengths: Tensor) -> Tensor:
         return self.denoiser.denormalise(x).masked_fill(~length_mask(lengths, x.shape[1])[..., None], 0)
 
-# %% ../nbs/08_policy.ipynb #a36bf840
+# %% ../nbs/08_policy.ipynb #d203212f
 class DiffusionPolicy(RolloutPolicy):
     """A denoiser, the stops of a walk and a guidance scale, seen as a stochastic policy (arXiv 2305.13301).
 
