@@ -70,15 +70,12 @@ def _at(values: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
 # %% ../nbs/06_schedule.ipynb #369a3248
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """How much noise there is at each timestep; 0 is nearest the data, the last one nearest pure noise.
-
-    betas: (T,) float64, the share of the variance that each step replaces by noise.
-    alphas_cumprod: (T,) float64, alpha-bar, the share of the data's variance that is left after each step.
-
-    Methods take `t` as a number, or as (batch,) with one timestep a motion. Source: DDPM, arXiv 2006.11239.
+    """How much noise there is at each timestep: 0 is nearest the data, the last nearest pure noise (DDPM, 2006.11239).
+    Methods take `t` as a number, or as (batch,) with one timestep a motion.
     """
-    betas: Tensor
-    alphas_cumprod: Tensor
+
+    betas: Tensor  # (T,) float64, the share of the variance that each step replaces by noise
+    alphas_cumprod: Tensor  # (T,) float64, alpha-bar, the share of the data's variance left after each step
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> "NoiseSchedule":
@@ -128,6 +125,5 @@ class NoiseSchedule:
 
     def posterior(self, x0: Tensor, xt: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
         """Mean (like `xt`) and variance (shaped like `t`) of q(x_(t-1) | x_t, x_0), DDPM eq. 6 and 7."""
-        on_x0, on_xt, variance = posterior_coefficients(self.betas, self.alphas_cumprod)
-        spread = _at(variance, t, xt).reshape(torch.as_tensor(t).shape)
-        return _at(on_x0, t, xt) * x0 + _at(on_xt, t, xt) * xt, spread
+        on_x0, on_xt, variance = (_at(c, t, xt) for c in posterior_coefficients(self.betas, self.alphas_cumprod))
+        return on_x0 * x0 + on_xt * xt, variance.reshape(torch.as_tensor(t).shape)
