@@ -155,24 +155,25 @@ class DDPOConfig:
     """Settings of one adaptation. The defaults are the recipe that the ablation of this lesson found best."""
 
     rollouts: int = 60
-    prompts_per_rollout: int = 8
-    motions_per_prompt: int = 8
+    prompts_per_rollout: int = 6
+    motions_per_prompt: int = 16
     inner_epochs: int = 1  # passes over a rollout
-    timesteps_per_update: int = 3  # denoising steps whose gradients are summed before the optimiser moves
+    timesteps_per_update: int = 10  # denoising steps whose gradients are averaged before the optimiser moves
     timestep_share: float = 1.0  # share of the denoising steps that a pass uses, drawn at random
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     objective: str = "clipped"  # or "score": the score-function variant, one update a rollout
-    clip_range: float = 1e-4
+    clip_range: float = 1e-2
     advantage_clip: float = 5.0
+    advantage_threshold: float = 0.67  # smaller advantages are left out: half of the work for 93% of the signal
     advantage: str = "prompt"  # compare within the "prompt", the "batch", or with a "tracker" over rollouts
-    step_credit: float = 0.5  # share of the advantage that comes from each step's own credit; 0 is the paper's
+    step_credit: float = 1.0  # share of the advantage that comes from each step's own credit; 0 is the paper's
     weigh_timesteps: bool = True
     lora_rank: int = 8  # 0 trains all weights
     lora_alpha: float = 16.0
     kl_weight: float = 0.0
-    replay_weight: float = 8.0
+    replay_weight: float = 1.0
     replay_batch: int = 64
     judge_every: int = 10  # rollouts between two looks of the judge, and between two checkpoints
     seed: int = 0
@@ -210,14 +211,16 @@ def collect(
 ) -> Experience:
     """Roll out `prompts_per_rollout * motions_per_prompt` motions, score them and assign advantages.
 
-    Prompts are drawn without replacement as far as they go round; lengths are drawn from `lengths`.
+    Prompts are drawn without replacement as far as they go round, a length from `lengths` for each. The motions of
+    a group share their starting noise, so that what differs in their rewards is due to the steps taken.
     Raises `UserError` if a reward is not finite.
     """
     order = torch.randperm(len(prompts), generator=generator).tolist()
-    chosen = [prompts[order[i % len(order)]] for i in range(config.prompts_per_rollout)]
-    batch = [prompt for prompt in chosen for _ in range(config.motions_per_prompt)]
-    drawn = lengths[torch.randint(len(lengths), (len(batch),), generator=generator)]
-    trajectory = policy.rollout(batch, drawn, generator=generator)
+    groups, each = config.prompts_per_rollout, config.motions_per_prompt
+    batch = [prompts[order[group % len(order)]] for group in range(groups) for _ in range(each)]
+    drawn = lengths[torch.randint(len(lengths), (groups,), generator=generator)].repeat_interleave(each)
+    first = torch.arange(groups).repeat_interleave(each) * each  # where each motion's group begins
+    trajectory = policy.rollout(batch, drawn, generator=generator, same_start=first)
     rewards = reward(trajectory.motion, trajectory.lengths, batch)
     if not torch.isfinite(rewards).all():
         bad = batch[int((~torch.isfinite(rewards)).nonzero()[0])]
@@ -230,6 +233,7 @@ def collect(
     if config.step_credit:
         scores = score_predictions(policy, reward, trajectory)
         advantages = advantages + config.step_credit * group_advantages(step_credits(scores), batch)
+    advantages = torch.where(advantages.abs() < config.advantage_threshold, torch.zeros_like(advantages), advantages)
     return Experience(trajectory, rewards, advantages)
 
 

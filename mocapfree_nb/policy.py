@@ -175,14 +175,15 @@ def draw_noise(seeds: Tensor, lengths: Tensor, draws: int, num_features: int) ->
 
 # %% ../nbs/08_policy.ipynb #1e3e622e
 def walk(
-    policy: StepPolicy, text: TextEmbedding, lengths: Tensor, seeds: Tensor
+    policy: StepPolicy, text: TextEmbedding, lengths: Tensor, seeds: Tensor, same_start: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Play one walk for each caption: yield (state, log_prob (batch,), predicted_x0) after each move.
 
-    The first triple is the start: pure noise, with log-probability 0 and a belief of zero.
+    The first triple is the start: pure noise, with log-probability 0 and a belief of zero. With `same_start`
+    (batch,), motion i starts from the noise of motion `same_start[i]`, which has to be as long.
     """
     noise = draw_noise(seeds, lengths.cpu(), policy.steps, policy.denoiser.num_features)
-    x = noise[0].to(policy.denoiser.feature_mean)
+    x = (noise[0] if same_start is None else noise[0][same_start]).to(policy.denoiser.feature_mean)
     yield x, x.new_zeros(len(x)), torch.zeros_like(x)
     for i in range(policy.steps):
         mean, std, x0 = policy.step(x, i, text, lengths)
@@ -209,17 +210,22 @@ class RolloutPolicy(StepPolicy):
         return self.denoiser.feature_mean.device
 
     def rollout(
-        self, prompts: Sequence[str], lengths: Tensor | Sequence[int], generator: torch.Generator | None = None
+        self,
+        prompts: Sequence[str],
+        lengths: Tensor | Sequence[int],
+        generator: torch.Generator | None = None,
+        same_start: Tensor | None = None,
     ) -> Trajectory:
         """A walk to a motion of `lengths[i]` frames for each prompt, with all that was seen on the way.
 
         The tensors can be used in training. The same state of `generator` gives the same noise on any device.
+        `same_start` (batch,) lets motions share the noise they start from, see `walk`.
         """
         prompts, lengths = _check_request(prompts, lengths)
         seeds = draw_seeds(len(prompts), generator)
         with torch.inference_mode(False), torch.no_grad():
             text, lengths = self._encode(prompts), lengths.clone().to(self.device)
-            states, log_probs, beliefs = zip(*walk(self, text, lengths, seeds), strict=True)
+            states, log_probs, beliefs = zip(*walk(self, text, lengths, seeds, same_start), strict=True)
             return Trajectory(
                 prompts=prompts,
                 text=text,
