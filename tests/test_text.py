@@ -48,6 +48,18 @@ def test_states_and_pooled_vector_agree_with_sentence_transformers(embedding):
         assert torch.allclose(embedding.tokens[row, : len(state)], state, atol=4e-3)
 
 
+def test_states_are_those_of_each_caption_alone_and_unpadded():
+    tokenizer, model = text._load_minilm()
+    captions = [*CAPTIONS, "walk " * 60]
+    with pytest.warns(UserWarning, match="only 40 tokens"):
+        batch = TextEncoder(cache=False)(captions)
+    for row, caption in enumerate(captions):
+        inputs = tokenizer([caption], truncation=True, max_length=40, return_tensors="pt")
+        states = model(**inputs).last_hidden_state[0]
+        assert batch.mask[row].sum() == len(states)
+        assert torch.allclose(batch.tokens[row, : len(states)], states, atol=4e-3)
+
+
 def test_pooled_vector_is_the_unit_mean_of_real_tokens(embedding):
     for tokens, mask, pooled in zip(embedding.tokens, embedding.mask, embedding.pooled, strict=True):
         mean = tokens[mask].double().mean(0)
