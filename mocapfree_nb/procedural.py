@@ -790,7 +790,7 @@ def _point(clips: _Clips, side: int) -> None:
 # %% ../nbs/02_procedural.ipynb #59d5fb6e
 _TOUCH = [133.0, 60.0, 126.0, 33.0, 0.0]  # the wrist beside the top of the head
 _CLAP_SHUT = [41.0, 2.0, 72.0, 48.0, 0.0]  # wrists 6 cm apart
-_CLAP_OPEN = [35.0, 32.0, 76.0, 14.0, 0.0]
+_CLAP_OPEN = [35.0, 32.0, 76.0, 14.0, 0.0]  # wrists 72 cm apart
 
 
 def _touch_head(clips: _Clips, side: int) -> None:
