@@ -9,7 +9,6 @@ __all__ = ['frechet_distance', 'r_precision', 'matching_distance', 'diversity', 
 
 # %% ../nbs/12_metrics.ipynb #0668da22
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,12 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from .corpus import Corpus
 from .features import length_mask
-from .files import PretrainedModel
-from .retrieval import draw_batch, false_negatives, stack_corpus
+from .retrieval import MotionJudge, draw_batch, false_negatives, fit, stack_corpus
 from .skeleton import HUMANML3D, Skeleton
 from .text import TextEmbedding, TextEncoder
 
@@ -239,8 +236,8 @@ class _GRUReader(nn.Module):
         return self.head(torch.cat([last[0], last[1]], dim=-1))
 
 # %% ../nbs/12_metrics.ipynb #3210c543
-class EvaluatorModel(PretrainedModel):
-    """Text and motion to 64-d vectors whose Euclidean distance says how well they fit (after Guo et al. 2022).
+class EvaluatorModel(MotionJudge):
+    """Text and motion to 64-d vectors whose distance says how well they fit (after Guo et al. 2022).
 
     Motion comes raw as (B, T, features) with lengths (B,) and is normalised inside; text as a `TextEmbedding`.
     Embeddings are in the order of the input.
@@ -254,29 +251,19 @@ class EvaluatorModel(PretrainedModel):
         embedding: int = 64,
         text_width: int = 384,
         dropout: float = 0.1,
+        clip: float = 10.0,
     ):
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, clip)
         self.first = nn.Conv1d(num_features - 4, channels, 4, stride=2, padding=1)
         self.second = nn.Conv1d(channels, channels, 4, stride=2, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.motion_reader = _GRUReader(channels, hidden, embedding)
         self.word = nn.Linear(text_width, hidden)
         self.text_reader = _GRUReader(hidden, hidden, embedding)
-        self.register_buffer("feature_mean", torch.zeros(num_features))
-        self.register_buffer("feature_std", torch.ones(num_features))
-
-    def set_statistics(self, mean, std) -> None:
-        """Keep the corpus mean and deviation (features,), which normalise every motion from now on."""
-        self.feature_mean.copy_(torch.as_tensor(mean, dtype=torch.float32))
-        self.feature_std.copy_(torch.as_tensor(std, dtype=torch.float32).clamp_min(1e-4))
 
     def encode_motion(self, motion: Tensor, lengths: Tensor) -> Tensor:
         """Raw motion (B, T, F), lengths (B,) -> (B, embedding), in the order given."""
-        if motion.ndim != 3 or motion.shape[-1] != self.num_features:
-            raise ValueError(f"motion should be (B, T, {self.num_features}), got {tuple(motion.shape)}")
-        lengths = lengths.to(motion.device)
-        hidden = ((motion - self.feature_mean) / self.feature_std).clamp(-10, 10)[..., :-4]
+        hidden, lengths = self.normalise(motion, lengths)[0][..., :-4], lengths.to(motion.device)
         for convolution in (self.first, self.second):
             hidden = hidden.masked_fill(~length_mask(lengths, hidden.shape[1])[..., None], 0.0)
             hidden = F.pad(hidden, (0, 0, 0, -hidden.shape[1] % 2))
@@ -345,56 +332,49 @@ def train_evaluator(
     grain: float = 0.1,  # deviation of the noise on training motions, in normalised units
     max_frames: int = 196,  # longer clips are cut, at a random place
     device: str = "cpu",
-    folder: str | Path | None = None,  # save here every `save_every` steps and at the end
+    folder: str | Path | None = None,  # save here now and then, and at the end
     save_every: int = 500,
     progress: bool = True,
     **configuration,  # of EvaluatorModel
 ) -> tuple[EvaluatorModel, list[dict]]:
-    """Train the evaluator on the train split: the network in eval mode, and its history (a dict every 50 steps).
+    """Train the evaluator on the train split: the network in eval mode, and its history (see `retrieval.fit`).
 
-    `val_r_precision` is measured on the val split where there is one. AdamW, warm-up, cosine decay.
-    The same seed on the same machine gives the same weights.
+    `val_r_precision` is measured on the val split where there is one. The same seed on the same machine gives
+    the same weights.
     """
-    train = stack_corpus(corpus.split("train"), text_encoder, device)
-    held_out = list(corpus.split("val"))
-    val = stack_corpus(held_out, text_encoder, device) if held_out else None
-    labelled = all(train.action_names)
+    train, val = (
+        stack_corpus(part, text_encoder, device) if len(part) else None
+        for part in map(corpus.split, ("train", "val"))
+    )
     with torch.random.fork_rng():
         torch.manual_seed(1000 + seed)  # never the random numbers of the reward network
         model = EvaluatorModel(
             corpus.skeleton.num_features, text_width=train.text.tokens.shape[-1], **configuration
         )
         model.set_statistics(corpus.mean, corpus.std)
-        model.to(device).train()
+        model.to(device)
         generator = torch.Generator(device).manual_seed(1000 + seed)
-        optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01)
-        rate = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, learning_rate, total_steps=steps + 1, pct_start=0.05
-        )
-        history, started = [], time.perf_counter()
-        bar = tqdm(range(1, steps + 1), desc="evaluator", disable=not progress)
-        for step in bar:
+
+        def loss_terms() -> dict[str, Tensor]:
             motion, lengths, text, actions = draw_batch(train, batch_size, max_frames, generator)
             noise = torch.randn(motion.shape, generator=generator, device=device) * model.feature_std
             strength = grain * torch.rand(batch_size, 1, 1, generator=generator, device=device)
             embedded = model.encode_motion(motion + strength * noise, lengths)
-            loss = hinge_loss(model.encode_text(text), embedded, actions if labelled else None)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            rate.step()
-            if step % 50 and step != steps:
-                continue
-            history.append({"step": step, "loss": loss.item(), "seconds": time.perf_counter() - started})
-            if step % save_every == 0 or step == steps:
-                model.eval()
-                if val is not None:
-                    history[-1]["val_r_precision"] = evaluate_split(model, val, max_frames=max_frames)[
-                        "r_precision"
-                    ]
-                if folder is not None:
-                    model.save_pretrained(folder)
-                model.train()
-            bar.set_postfix(loss=f"{loss.item():.3f}")
-    return model.eval(), history
+            labels = actions if all(train.action_names) else None
+            return {"loss": hinge_loss(model.encode_text(text), embedded, labels)}
+
+        def measure() -> dict:
+            return (
+                {}
+                if val is None
+                else {"val_r_precision": evaluate_split(model, val, 0, max_frames)["r_precision"]}
+            )
+
+        def schedule(optimiser):
+            return torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, learning_rate, total_steps=steps + 1, pct_start=0.05
+            )
+
+        name = "evaluator" if progress else None
+        history = fit(model, loss_terms, measure, schedule, learning_rate, steps, folder, save_every, name)
+    return model, history
