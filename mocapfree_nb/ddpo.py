@@ -401,7 +401,9 @@ class DDPOTrainer:
             self.parameters = add_lora(policy.denoiser, config.lora_rank, config.lora_alpha, config.seed)
         else:
             self.parameters = list(policy.denoiser.requires_grad_(True).parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
         self.tracker = PromptTracker(min_count=config.motions_per_prompt)
         self.weights = timestep_weights(policy) if config.weigh_timesteps else torch.ones(policy.steps)
         self.log: list[dict] = []
@@ -431,6 +433,8 @@ class DDPOTrainer:
     def round(self) -> dict:
         """One rollout and its update; returns (and logs) what happened."""
         config, index = self.config, len(self.log) + 1
+        for group in self.optimizer.param_groups:  # a straight line to zero: late steps settle instead of wandering
+            group["lr"] = config.learning_rate * max(0.0, 1 - (index - 1) / config.rollouts)
         experience = collect(
             self.policy, self.reward, self.prompts, self.lengths, config, self.tracker, self.generator
         )
