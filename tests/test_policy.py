@@ -332,6 +332,17 @@ def test_noise_is_standard_normal_and_zero_in_the_padding():
     assert not draw_noise(torch.arange(2), torch.tensor([3, 9]), 2, 4)[:, 0, 3:].any()
 
 
+def test_every_move_of_a_walk_draws_noise_of_its_own():
+    policy = build()
+    walk = play(policy, ["a person walks"], [400])
+    with torch.no_grad():
+        moves = [policy.step(walk.states[i], i, walk.text, walk.lengths)[:2] for i in range(5)]
+    fresh = [(walk.states[i + 1] - mean) / std for i, (mean, std) in enumerate(moves)]
+    draws = torch.stack([walk.states[0], *fresh]).flatten(1)
+    assert (draws.std(1) - 1).abs().max() < 0.05
+    assert (torch.corrcoef(draws) - torch.eye(6)).abs().max() < 0.08
+
+
 def test_a_rollout_made_in_inference_mode_can_be_trained_on():
     policy = build()
     with torch.inference_mode():
