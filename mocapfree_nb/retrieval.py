@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSS_WEIGHTS', 'false_negatives', 'info_nce', 'kl_divergence', 'DistributionEncoder', 'MotionJudge', 'group_frames',
            'RetrievalModel', 'decode', 'StackedCorpus', 'stack_corpus', 'spoil', 'cosines', 'blend', 'sample',
-           'retrieval_loss', 'embed_corpus', 'recall_in_batches', 'draw_batch', 'fit', 'train_retrieval',
+           'retrieval_loss', 'embed_corpus', 'recall_in_batches', 'draw_batch', 'fit', 'train_retrieval', 'margin',
            'RetrievalReward', 'swap_sides', 'side_accuracy']
 
 # %% ../nbs/10_retrieval.ipynb #5f6d1ef0
@@ -505,6 +505,15 @@ def train_retrieval(
     return model, history
 
 # %% ../nbs/10_retrieval.ipynb #cfe4489c
+def margin(cosine: Tensor, rivals: Tensor, own: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cosine (B,) minus the soft maximum of the rivals' cosines (B, D), those marked `own` (B, D) not counted: (B,)."""
+    if own.all(1).any():
+        raise UserError(
+            "a margin needs at least one distractor that is not the prompt itself; give more captions"
+        )
+    return cosine - temperature * (rivals / temperature).masked_fill(own, -math.inf).logsumexp(-1)
+
+# %% ../nbs/10_retrieval.ipynb #be7361fe
 class RetrievalReward:
     """Score motions against captions with a retrieval network: batched, on its device, no gradient.
 
@@ -562,16 +571,11 @@ class RetrievalReward:
         cosine = (embedding * self.text(prompts)).sum(-1)
         if not self.distractors:
             return ((cosine + 1) / 2).clamp(0.0, 1.0)
-        rivals = embedding @ self.text(self.distractors).T / self.temperature  # (B, distractors)
+        rivals = embedding @ self.text(self.distractors).T  # (B, distractors)
         own = torch.tensor([[rival == prompt for rival in self.distractors] for prompt in prompts])
-        if own.all(1).any():
-            raise UserError(
-                "a margin needs at least one distractor that is not the prompt itself; give more captions"
-            )
-        rivals = rivals.masked_fill(own.to(rivals.device), -math.inf)
-        return cosine - self.temperature * rivals.logsumexp(-1)
+        return margin(cosine, rivals, own.to(rivals.device), self.temperature)
 
-# %% ../nbs/10_retrieval.ipynb #05a0d2c3
+# %% ../nbs/10_retrieval.ipynb #15f576cf
 def swap_sides(caption: str) -> str:
     """The caption of the mirrored motion: every "left" becomes "right" and the other way round."""
     other = {"left": "right", "right": "left"}

@@ -218,6 +218,15 @@ def test_foot_skate_counts_what_slides_on_the_floor():
     assert metrics.foot_skate(gliding(0.6)[0]).item() == 1  # one clip without a batch
 
 
+def test_a_landing_is_no_skate():
+    """A foot that comes down fast was not on the floor before; it has nothing to slide on."""
+    joints = torch.zeros(1, 3, 22, 3)
+    joints[0, 0, :, 1] = 0.3
+    joints[0, 1:, :, 0] = 1.0
+    assert metrics.foot_skate(joints).item() == 0
+    assert metrics.foot_skate(joints.flip(1)).item() == 0  # nor is a take-off
+
+
 def test_foot_skate_ignores_padding_and_where_the_clip_stands():
     joints = torch.cat([gliding(0.6), gliding(0.4)])
     padded = torch.nn.functional.pad(joints, (0, 0, 0, 0, 0, 30), value=-7.0)
