@@ -130,7 +130,6 @@ def _compute_states(texts: Sequence[str], max_tokens: int, rows: int = 16) -> li
             part = members[start : start + rows]
             batch = torch.full((rows, length), tokenizer.pad_token_id)
             attention = torch.zeros_like(batch)
-            attention[:, 0] = 1  # a row without any token would give NaN
             for row, i in enumerate(part):
                 batch[row, : len(ids[i])] = torch.tensor(ids[i])
                 attention[row, : len(ids[i])] = 1
