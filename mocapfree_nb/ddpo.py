@@ -152,15 +152,15 @@ def merge_lora(model: nn.Module) -> None:
 # %% ../nbs/11_ddpo.ipynb #bec54b23
 @dataclass(frozen=True)
 class DDPOConfig:
-    """Settings of one adaptation. The defaults are the recipe that the ablation of this lesson found best."""
+    """Settings of one adaptation; the defaults are the recipe of `mocapfree demo`."""
 
-    rollouts: int = 60
+    rollouts: int = 45
     prompts_per_rollout: int = 6
     motions_per_prompt: int = 16
     inner_epochs: int = 1  # passes over a rollout
     timesteps_per_update: int = 10  # denoising steps whose gradients are averaged before the optimiser moves
     timestep_share: float = 1.0  # share of the denoising steps that a pass uses, drawn at random
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.2e-3
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     objective: str = "clipped"  # or "score": the score-function variant, one update a rollout
@@ -173,7 +173,7 @@ class DDPOConfig:
     lora_rank: int = 8  # 0 trains all weights
     lora_alpha: float = 16.0
     kl_weight: float = 0.0
-    replay_weight: float = 1.0
+    replay_weight: float = 0.1
     replay_batch: int = 64
     judge_every: int = 10  # rollouts between two looks of the judge, and between two checkpoints
     seed: int = 0

@@ -206,7 +206,7 @@ def make_task(
 def _captions(clips: Iterable[Clip]) -> list[str]:
     return list(dict.fromkeys(caption for clip in clips for caption in clip.captions))
 
-# %% ../nbs/14_experiment.ipynb #8709563a
+# %% ../nbs/14_experiment.ipynb #f2efe93c
 class GeometryJudge:
     """Share of motions for practice prompts that pass `verify`, minus twice the share lost on anchor prompts.
 
@@ -232,7 +232,7 @@ class GeometryJudge:
         target, others = self._look(policy)
         return {"score": target - 2 * max(0.0, self.others_before - others), "target": target, "others": others}
 
-# %% ../nbs/14_experiment.ipynb #7e4801c9
+# %% ../nbs/14_experiment.ipynb #cecf1f2b
 class Examination:
     """Held-out questions of a task, with everything needed to ask them again and again."""
 
@@ -254,7 +254,7 @@ class Examination:
             "joints": {"target": target_joints.cpu(), "original": original_joints.cpu()},
         }
 
-# %% ../nbs/14_experiment.ipynb #efe975f8
+# %% ../nbs/14_experiment.ipynb #02e15628
 @dataclass(frozen=True)
 class Report:
     """Outcome of one adaptation: `values` is what `report.json` holds, `motions` a few generated motions to look at.
@@ -318,7 +318,7 @@ def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 3) -> dict[
         for part, questions in (("target", task.target), ("original", task.original))
     }
 
-# %% ../nbs/14_experiment.ipynb #aedd1ed5
+# %% ../nbs/14_experiment.ipynb #74033199
 def load_judges(
     retrieval: str | Path, evaluator: str | Path, checks: Checks | None = None, device: str = "cpu"
 ) -> Judges:
@@ -350,7 +350,7 @@ def adapt(
     steps: int = 10,
     guidance_scale: float = 2.5,
     folder: str | Path | None = None,
-    margin: bool = True,
+    margin: bool = False,
     questions: int = 32,
     device: str = "cpu",
     on_rollout: Callable[[dict], None] | None = None,
@@ -359,8 +359,8 @@ def adapt(
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
-    `make_task`). With `margin` the
-    reward is the score above that of the anchor captions; without, the plain retrieval score. `folder` keeps
+    `make_task`). The reward is
+    the retrieval score or, with `margin`, the score above that of the anchor captions. `folder` keeps
     the run: `config.json`, `log.jsonl`, `checkpoints/`, `model/` (adapted), `report.json`, `report.html`; a run that
     is already there with the same settings goes on where it stopped. Raises `UserError` for what a user can mend.
     """
@@ -411,7 +411,7 @@ def adapt(
         report.save(folder)
     return report
 
-# %% ../nbs/14_experiment.ipynb #02e15628
+# %% ../nbs/14_experiment.ipynb #fbed74a4
 def summary(values: Mapping) -> str:
     """The outcome in a few lines of plain text, for the command line."""
     target, original = values["target"], values["original"]
@@ -444,14 +444,14 @@ def next_run(root: str | Path, name: str) -> Path:
             return folder
         number += 1
 
-# %% ../nbs/14_experiment.ipynb #74033199
-PLAIN = {"step_credit": 0.0, "weigh_timesteps": False, "replay_weight": 0.0, "margin": False}
+# %% ../nbs/14_experiment.ipynb #682b0b25
+PLAIN = {"step_credit": 0.0, "weigh_timesteps": False, "replay_weight": 0.0, "advantage_threshold": 0.0}
 ABLATIONS: dict[str, dict] = {
     "the recipe": {},
     "plain DDPO": PLAIN,
     "plain DDPO, all weights": PLAIN | {"lora_rank": 0, "learning_rate": 1e-4},
     "no step credit": {"step_credit": 0.0},
-    "no margin": {"margin": False},
+    "margin over other captions": {"margin": True},
     "no timestep weights": {"weigh_timesteps": False},
     "no replay": {"replay_weight": 0.0},
     "KL instead of replay": {"replay_weight": 0.0, "kl_weight": 0.02},
@@ -480,7 +480,7 @@ def ablate(
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
                 continue
             change = dict(ABLATIONS[name])
-            margin = change.pop("margin", True)
+            margin = change.pop("margin", False)
             config = replace(DDPOConfig(seed=seed), **change, **({"rollouts": rollouts} if rollouts else {}))
             values = adapt(corpus=corpus, config=config, margin=margin).values
             kept = {key: values[key] for key in ("target", "original", "reward", "gap_closed", "wall_clock_s")}
@@ -490,7 +490,7 @@ def ablate(
             print(f"{name} (seed {seed})\n{summary(values)}", flush=True)
     return rows
 
-# %% ../nbs/14_experiment.ipynb #7fa2945b
+# %% ../nbs/14_experiment.ipynb #da4892c0
 def train(
     network: str,
     out: str | Path,
