@@ -218,7 +218,7 @@ def test_two_players_run_on_one_page_in_a_real_browser(tmp_path):
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                "--disable-background-networking", "--disable-component-update", "--disable-sync",
                f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     players = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout).group(1)))
     assert len(players) == 2
     for found in players:
