@@ -71,7 +71,7 @@ def test_features_are_those_of_each_clip_alone(made, built_in):
 
 
 def test_a_path_stays_whole_where_the_heading_passes_half_a_turn(made):
-    joints = torch.from_numpy(_joints(made, 5)).double()
+    joints = torch.from_numpy(_joints(made, 5)[:1].repeat(240, 0)).double()  # one pose, turned and moved
     angle = torch.linspace(0, 2.5 * np.pi, len(joints), dtype=torch.float64)
     turn = torch.zeros(len(joints), 3, 3, dtype=torch.float64)
     turn[:, 0, 0] = turn[:, 2, 2] = angle.cos()
@@ -246,6 +246,22 @@ def test_a_bad_clip_is_named_and_skipped(folder, made, reason):
     ((name, said),) = corpus.skipped
     assert name == "006" and reason in said
     assert all(np.isfinite(clip.features).all() for clip in corpus)
+
+
+def _header(shape: str) -> bytes:
+    head = ("{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + "}").encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04 no archive", b"PK\x05\x06" + bytes(18), b"\x80\x04K\x01.", _header("(10**15, 22, 3)"),
+     _header("(1000000000000000, 22, 3)"), _header("(40, 22, 3)"), _header("(-4, 22, 3)"), _header("((")],
+)  # fmt: skip
+def test_files_that_are_no_arrays(folder, content):
+    (folder / "new_joints/006.npy").write_bytes(content)
+    corpus = _load_quietly(folder)
+    assert len(corpus) == 11 and "006.npy is unreadable" in dict(corpus.skipped)["006"]
 
 
 @pytest.mark.parametrize(
