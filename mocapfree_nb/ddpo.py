@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Reward', 'group_advantages', 'PromptTracker', 'clipped_policy_loss', 'score_function_loss', 'timestep_weights',
            'step_credits', 'LowRankUpdate', 'add_lora', 'merge_lora', 'DDPOConfig', 'Experience', 'collect',
-           'score_predictions', 'replay_loss', 'step_loss', 'update', 'audit_ratio', 'DDPOTrainer', 'save_checkpoint',
-           'load_checkpoint']
+           'score_predictions', 'replay_loss', 'step_loss', 'policy_gradient', 'audit_ratio', 'update', 'DDPOState',
+           'DDPOTrainer', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/11_ddpo.ipynb #ea65b5bc
 import copy
@@ -289,56 +289,29 @@ def step_loss(
     return loss, torch.exp(weight * (log_prob.detach() - old))
 
 # %% ../nbs/11_ddpo.ipynb #2ddf94cf
-def update(
+def policy_gradient(
     policy: DiffusionPolicy,
     experience: Experience,
-    optimizer: torch.optim.Optimizer,
+    chunk: Sequence[int],
+    parameters: list[nn.Parameter],
     weights: Tensor,
     config: DDPOConfig,
-    generator: torch.Generator,
-    anchor: Trajectory | None = None,
+    stats: dict,
+    audit: bool,
     frozen: DiffusionPolicy | None = None,
-) -> dict:
-    """Improve the policy on one rollout; return what happened at each step (lists over timesteps) and the replay loss.
-
-    Raises `UserError` if the ratio differs from 1 before the first update, or if a gradient is not finite.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    noisy = torch.nonzero(policy.stds > 0).flatten()
-    stats = {"gradient_norm": {}, "clip_share": {}, "ratio": {}, "replay": []}
-    fresh = True
-    for _ in range(config.inner_epochs):
-        order = noisy[torch.randperm(len(noisy), generator=generator)]
-        order = order[: max(1, round(config.timestep_share * len(noisy)))].tolist()
-        for first in range(0, len(order), config.timesteps_per_update):
-            chunk = order[first : first + config.timesteps_per_update]
-            gradients = [torch.zeros_like(p) for p in parameters]
-            for step in chunk:
-                if not experience.advantages[:, step].any():
-                    continue
-                loss, ratio = step_loss(policy, experience, step, float(weights[step]), config, frozen)
-                if fresh:
-                    audit_ratio(ratio)
-                gradient = torch.autograd.grad(loss / len(chunk), parameters)
-                torch._foreach_add_(gradients, gradient)
-                stats["gradient_norm"][step] = _norm(gradient) * len(chunk)
-                stats["clip_share"][step] = float(((ratio - 1).abs() > config.clip_range).float().mean())
-                stats["ratio"][step] = float((ratio - 1).abs().mean())
-            if anchor is not None:
-                replay = replay_loss(policy, anchor, config.replay_batch, generator)
-                torch._foreach_add_(gradients, torch.autograd.grad(config.replay_weight * replay, parameters))
-                stats["replay"].append(replay.item())
-            if not math.isfinite(norm := _norm(gradients)):
-                raise UserError(f"the gradient is {norm} at denoising steps {chunk}; the weights were not touched")
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
-            nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-            optimizer.step()
-            fresh = False
-    for name in ("gradient_norm", "clip_share", "ratio"):
-        stats[name] = [stats[name].get(step) for step in range(policy.steps)]
-    stats["replay"] = sum(stats["replay"]) / len(stats["replay"]) if stats["replay"] else None
-    return stats
+) -> list[Tensor]:
+    """Gradient of the policy loss averaged over the denoising steps `chunk`; notes each step's numbers in `stats`."""
+    gradients = [torch.zeros_like(p) for p in parameters]
+    for step in [step for step in chunk if experience.advantages[:, step].any()]:
+        loss, ratio = step_loss(policy, experience, step, float(weights[step]), config, frozen)
+        if audit:
+            audit_ratio(ratio)
+        gradient = torch.autograd.grad(loss / len(chunk), parameters)
+        torch._foreach_add_(gradients, gradient)
+        stats["gradient_norm"][step] = _norm(gradient) * len(chunk)
+        stats["clip_share"][step] = float(((ratio - 1).abs() > config.clip_range).float().mean())
+        stats["ratio"][step] = float((ratio - 1).abs().mean())
+    return gradients
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
@@ -355,37 +328,56 @@ def audit_ratio(ratio: Tensor, tolerance: float = 1e-5) -> None:
         )
 
 # %% ../nbs/11_ddpo.ipynb #67d587bd
-class DDPOTrainer:
-    """Denoising Diffusion Policy Optimization of `policy.denoiser`, in place, against a reward.
+def update(
+    policy: DiffusionPolicy,
+    experience: Experience,
+    optimizer: torch.optim.Optimizer,
+    weights: Tensor,
+    config: DDPOConfig,
+    generator: torch.Generator,
+    anchor: Trajectory | None = None,
+    frozen: DiffusionPolicy | None = None,
+) -> dict:
+    """Improve the policy on one rollout; return lists over timesteps of what happened, and the mean replay loss.
 
-    Parameters
-    ----------
-    policy: the policy to adapt.
-    reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features.
-    prompts: what to practise. `lengths` (n,): motion lengths in frames to draw from.
-    anchor_prompts: what must not be forgotten; needed if `config.replay_weight` is not 0.
-    judge: `judge(policy) -> dict` with at least "score"; the weights with the highest score are kept.
-    folder: where `log.jsonl` and `checkpoints/` go. If it holds a run with the same settings, that run goes on.
+    Raises `UserError` if the ratio differs from 1 before the first update, or if a gradient is not finite.
     """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    noisy = torch.nonzero(policy.stds > 0).flatten()
+    stats = {"gradient_norm": {}, "clip_share": {}, "ratio": {}, "replay": []}
+    audit = True  # only before the first update
+    for _ in range(config.inner_epochs):
+        order = noisy[torch.randperm(len(noisy), generator=generator)]
+        order = order[: max(1, round(config.timestep_share * len(noisy)))].tolist()
+        for first in range(0, len(order), config.timesteps_per_update):
+            chunk = order[first : first + config.timesteps_per_update]
+            gradients = policy_gradient(policy, experience, chunk, parameters, weights, config, stats, audit, frozen)
+            if anchor is not None:
+                replay = replay_loss(policy, anchor, config.replay_batch, generator)
+                torch._foreach_add_(gradients, torch.autograd.grad(config.replay_weight * replay, parameters))
+                stats["replay"].append(replay.item())
+            if not math.isfinite(norm := _norm(gradients)):
+                raise UserError(f"the gradient is {norm} at denoising steps {chunk}; the weights were not touched")
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+            optimizer.step()
+            audit = False
+    return _by_step(stats, policy.steps)
 
-    def __init__(
-        self,
-        policy: DiffusionPolicy,
-        reward: Reward,
-        prompts: Sequence[str],
-        lengths: Tensor,
-        config: DDPOConfig | None = None,
-        anchor_prompts: Sequence[str] = (),
-        judge: Callable[[DiffusionPolicy], dict[str, float]] | None = None,
-        folder: str | Path | None = None,
-    ):
+
+def _by_step(stats: dict, steps: int) -> dict:
+    replay = stats.pop("replay")
+    lists = {name: [values.get(step) for step in range(steps)] for name, values in stats.items()}
+    return lists | {"replay": sum(replay) / len(replay) if replay else None}
+
+# %% ../nbs/11_ddpo.ipynb #c1c6d633
+class DDPOState:
+    """Everything a run needs and everything that changes while it runs; see `DDPOTrainer` for the arguments."""
+
+    def __init__(self, policy, reward, prompts, lengths, config=None, anchor_prompts=(), judge=None, folder=None):
         self.config = config = config or DDPOConfig()
-        if not prompts:
-            raise UserError("no prompts to learn from: give at least one")
-        if config.replay_weight and not anchor_prompts:
-            raise UserError("replay needs anchor prompts (what should not be forgotten); or set replay_weight to 0")
-        if policy.eta == 0:
-            raise UserError("eta 0 makes every step deterministic: there is no density to train; choose eta > 0")
+        _check_arguments(policy, prompts, anchor_prompts, config)
         self.policy, self.reward, self.judge = policy, reward, judge
         self.prompts, self.lengths = list(prompts), lengths.cpu()
         self.folder = Path(folder) if folder else None
@@ -394,9 +386,8 @@ class DDPOTrainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.anchor = None
         if config.replay_weight:
-            count = len(anchor_prompts)
-            drawn = self.lengths[torch.randint(len(self.lengths), (count,), generator=self.generator)]
-            self.anchor = policy.rollout(list(anchor_prompts), drawn, generator=self.generator)
+            drawn = torch.randint(len(self.lengths), (len(anchor_prompts),), generator=self.generator)
+            self.anchor = policy.rollout(list(anchor_prompts), self.lengths[drawn], generator=self.generator)
         if config.lora_rank:
             self.parameters = add_lora(policy.denoiser, config.lora_rank, config.lora_alpha, config.seed)
         else:
@@ -409,6 +400,27 @@ class DDPOTrainer:
         self.log: list[dict] = []
         self.best_score, self.best = -math.inf, None
         load_checkpoint(self)
+
+
+def _check_arguments(policy, prompts, anchor_prompts, config) -> None:
+    if not prompts:
+        raise UserError("no prompts to learn from: give at least one")
+    if config.replay_weight and not anchor_prompts:
+        raise UserError("replay needs anchor prompts (what should not be forgotten); or set replay_weight to 0")
+    if policy.eta == 0:
+        raise UserError("eta 0 makes every step deterministic: there is no density to train; choose eta > 0")
+
+# %% ../nbs/11_ddpo.ipynb #ec8c73c5
+class DDPOTrainer(DDPOState):
+    """Denoising Diffusion Policy Optimization of `policy.denoiser`, in place, against a reward.
+
+    policy: the policy to adapt.
+    reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features.
+    prompts: what to practise. lengths: (n,) motion lengths in frames to draw from.
+    config: a `DDPOConfig`. anchor_prompts: what must not be forgotten; needed if its `replay_weight` is not 0.
+    judge: `judge(policy) -> dict` with at least "score"; the weights with the highest score are kept.
+    folder: where `log.jsonl` and `checkpoints/` go. If it holds a run with the same settings, that run goes on.
+    """
 
     def run(self, on_rollout: Callable[[dict], None] | None = None, progress: bool = True) -> list[dict]:
         """Train to the end and leave the best weights (or the last, without a judge) in the policy, LoRA merged.
@@ -451,12 +463,12 @@ class DDPOTrainer:
         save_checkpoint(self)
         return record
 
-# %% ../nbs/11_ddpo.ipynb #c1c6d633
-def _settings(trainer: DDPOTrainer) -> dict:
+# %% ../nbs/11_ddpo.ipynb #0e18be97
+def _settings(trainer: DDPOState) -> dict:
     return {**asdict(trainer.config), "rollouts": None, "prompts": trainer.prompts}  # a longer run may go on
 
 
-def save_checkpoint(trainer: DDPOTrainer) -> None:
+def save_checkpoint(trainer: DDPOState) -> None:
     """Write the log and everything that changes during a run to `trainer.folder` (nothing if that is None)."""
     if trainer.folder is None:
         return
@@ -476,7 +488,7 @@ def save_checkpoint(trainer: DDPOTrainer) -> None:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in trainer.log), encoding="utf-8")
 
 
-def load_checkpoint(trainer: DDPOTrainer) -> None:
+def load_checkpoint(trainer: DDPOState) -> None:
     """Go on from the checkpoint in `trainer.folder`, if there is one.
 
     Raises `UserError` if it cannot be read, or belongs to a run with other settings or prompts.

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED_SIZE', 'Questions', 'ask', 'check_motion', 'Judges',
            'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination', 'Report', 'gap_closed', 'pick_motions',
-           'load_judges', 'load_policy', 'adapt', 'summary', 'next_run', 'ablate', 'train', 'evaluate', 'generate']
+           'load_judges', 'load_policy', 'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'train', 'evaluate',
+           'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
 import json
@@ -84,7 +85,7 @@ def check_motion(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks:
             result[rows] = verify(joints[rows], check, lengths[rows]).float()
     return result
 
-
+# %% ../nbs/14_experiment.ipynb #ee1c1acf
 def _pad(clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
     motions = [torch.as_tensor(clip.features) for clip in clips]
     return torch.nn.utils.rnn.pad_sequence(motions, batch_first=True), torch.tensor([len(m) for m in motions])
@@ -105,7 +106,7 @@ class Judges:
         device = next(self.evaluator.parameters()).device
         return self.evaluator.encode_motion(motion.to(device), lengths.to(device))
 
-
+# %% ../nbs/14_experiment.ipynb #c6f84749
 def examine(
     policy: DiffusionPolicy,
     questions: Questions,
@@ -130,12 +131,15 @@ def examine(
         joints = features_to_joints(motion)
     generator = torch.Generator().manual_seed(seed)
     verified = check_motion(joints.cpu(), lengths.cpu(), questions.labels * repeats, judges.checks)
+    rows = min(32, len(embedding))  # of a batch of R-precision
     groups = embedding.view(repeats, -1, embedding.shape[1]).transpose(0, 1)
-    found = metrics.r_precision(text, embedding, distractors=distractors, generator=generator)
+    found = metrics.r_precision(
+        text, embedding, batch_size=rows, distractors=distractors, generator=generator
+    )
     return {
         "r_precision": [float(share) for share in found],
         "fid": None if reference is None else float(metrics.frechet_distance(reference, embedding)),
-        "matching_distance": float(metrics.matching_distance(text, embedding)),
+        "matching_distance": float(metrics.matching_distance(text, embedding, rows)),
         "diversity": float(metrics.diversity(embedding, min(300, len(embedding) // 2), generator)),
         "multimodality": float(metrics.multimodality(groups, generator=generator)),
         "retrieval_score": float(score.mean()),
@@ -144,7 +148,7 @@ def examine(
         "n": len(prompts),
     }, joints
 
-# %% ../nbs/14_experiment.ipynb #ee1c1acf
+# %% ../nbs/14_experiment.ipynb #f2efe93c
 @dataclass(frozen=True)
 class Task:
     """What is practised (captions), what must stay (`anchors`), and what is asked in the end (held-out captions).
@@ -159,7 +163,7 @@ class Task:
     target_clips: list[Clip]
     original_clips: list[Clip]
 
-
+# %% ../nbs/14_experiment.ipynb #7e4801c9
 def make_task(
     corpus: Corpus,
     target: str | None = None,
@@ -206,7 +210,7 @@ def make_task(
 def _captions(clips: Iterable[Clip]) -> list[str]:
     return list(dict.fromkeys(caption for clip in clips for caption in clip.captions))
 
-# %% ../nbs/14_experiment.ipynb #f2efe93c
+# %% ../nbs/14_experiment.ipynb #4d3f310d
 class GeometryJudge:
     """Share of motions for practice prompts that pass `verify`, minus twice the share lost on anchor prompts.
 
@@ -232,7 +236,7 @@ class GeometryJudge:
         target, others = self._look(policy)
         return {"score": target - 2 * max(0.0, self.others_before - others), "target": target, "others": others}
 
-# %% ../nbs/14_experiment.ipynb #cecf1f2b
+# %% ../nbs/14_experiment.ipynb #02e15628
 class Examination:
     """Held-out questions of a task, with everything needed to ask them again and again."""
 
@@ -254,7 +258,7 @@ class Examination:
             "joints": {"target": target_joints.cpu(), "original": original_joints.cpu()},
         }
 
-# %% ../nbs/14_experiment.ipynb #02e15628
+# %% ../nbs/14_experiment.ipynb #7fa2945b
 @dataclass(frozen=True)
 class Report:
     """Outcome of one adaptation: `values` is what `report.json` holds, `motions` a few generated motions to look at.
@@ -294,7 +298,7 @@ class Report:
             temporary.write_text(self.to_html(), encoding="utf-8")
         return folder / "report.html"
 
-
+# %% ../nbs/14_experiment.ipynb #4af1cc8f
 def gap_closed(values: Mapping) -> float | None:
     """Share of the R-precision@1 gap to the model that saw the action which adaptation closed.
 
@@ -318,7 +322,7 @@ def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 3) -> dict[
         for part, questions in (("target", task.target), ("original", task.original))
     }
 
-# %% ../nbs/14_experiment.ipynb #74033199
+# %% ../nbs/14_experiment.ipynb #6db656ff
 def load_judges(
     retrieval: str | Path, evaluator: str | Path, checks: Checks | None = None, device: str = "cpu"
 ) -> Judges:
@@ -335,6 +339,25 @@ def load_policy(
     return DiffusionPolicy(denoiser.to(device).eval(), steps=steps, guidance_scale=guidance_scale)
 
 
+
+
+def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log: list[dict], seconds: float) -> dict:
+    """What `report.json` holds: the rows of `looks` (before, after, perhaps full_data) and how they came about."""
+    values = {
+        "experiment": settings["experiment"],
+        "seed": settings["seed"],
+        "device": settings["device"],
+        "wall_clock_s": seconds,
+        "reward": {key: looks[key]["target"]["retrieval_score"] for key in ("before", "after")},
+        "target": {"name": settings["target"] or "prompts"} | {key: look["target"] for key, look in looks.items()},
+        "original": {key: look["original"] for key, look in looks.items()},
+        "config": dict(settings),
+        "prompts": {"practised": task.practice[:20], "asked": task.target.prompts},
+        "curves": log,
+    }
+    return values | {"gap_closed": gap_closed(values)}
+
+# %% ../nbs/14_experiment.ipynb #62306b45
 def adapt(
     target: str | None = LEFT_OUT,
     corpus: Corpus | None = None,
@@ -359,10 +382,9 @@ def adapt(
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
-    `make_task`). The reward is
-    the retrieval score or, with `margin`, the score above that of the anchor captions. `folder` keeps
-    the run: `config.json`, `log.jsonl`, `checkpoints/`, `model/` (adapted), `report.json`, `report.html`; a run that
-    is already there with the same settings goes on where it stopped. Raises `UserError` for what a user can mend.
+    `make_task`). The reward is the retrieval score or, with `margin`, the score above that of the anchor captions.
+    `folder` keeps the run; one that is already there with the same settings goes on where it stopped.
+    Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or DDPOConfig()
     task = make_task(corpus or load_corpus(), target, source, prompts, leave_out_words, questions)
@@ -384,34 +406,20 @@ def adapt(
         judge=GeometryJudge(policy, task, checks) if known else None,
         folder=folder,
     )
-    settings = {
-        "target": target, "model": str(model), "steps": steps, "guidance_scale": guidance_scale,
-        "margin": margin, **asdict(config)
-    }
+    kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
+    settings = {"experiment": kind, "target": target, "model": str(model), "steps": steps, "device": device}
+    settings |= {"guidance_scale": guidance_scale, "margin": margin, **asdict(config)}
     if folder:
         write_json(Path(folder) / "config.json", settings)
-    log = trainer.run(on_rollout, progress)
-    looks["after"] = examination(policy)
-    values = {
-        "experiment": "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free",
-        "seed": config.seed,
-        "device": device,
-        "wall_clock_s": time.perf_counter() - started,
-        "reward": {k: looks[k]["target"]["retrieval_score"] for k in ("before", "after")},
-        "target": {"name": target or "prompts"} | {k: look["target"] for k, look in looks.items()},
-        "original": {k: look["original"] for k, look in looks.items()},
-        "config": settings,
-        "prompts": {"practised": task.practice[:20], "asked": task.target.prompts},
-        "curves": log,
-    }
-    values["gap_closed"] = gap_closed(values)
+    log, looks["after"] = trainer.run(on_rollout, progress), examination(policy)
+    values = report_values(looks, task, settings, log, time.perf_counter() - started)
     report = Report(values, pick_motions(task, looks))
     if folder:
         policy.denoiser.save_pretrained(Path(folder) / "model")
         report.save(folder)
     return report
 
-# %% ../nbs/14_experiment.ipynb #fbed74a4
+# %% ../nbs/14_experiment.ipynb #3d79e300
 def summary(values: Mapping) -> str:
     """The outcome in a few lines of plain text, for the command line."""
     target, original = values["target"], values["original"]
@@ -444,7 +452,7 @@ def next_run(root: str | Path, name: str) -> Path:
             return folder
         number += 1
 
-# %% ../nbs/14_experiment.ipynb #682b0b25
+# %% ../nbs/14_experiment.ipynb #610ec322
 PLAIN = {"step_credit": 0.0, "weigh_timesteps": False, "replay_weight": 0.0, "advantage_threshold": 0.0}
 ABLATIONS: dict[str, dict] = {
     "the recipe": {},
@@ -490,7 +498,7 @@ def ablate(
             print(f"{name} (seed {seed})\n{summary(values)}", flush=True)
     return rows
 
-# %% ../nbs/14_experiment.ipynb #da4892c0
+# %% ../nbs/14_experiment.ipynb #9cee0d73
 def train(
     network: str,
     out: str | Path,
@@ -527,7 +535,7 @@ def train(
 
 SHIPPED_SIZE = {"width": 128, "layers": 4, "heads": 4, "feedforward": 384, "frames_per_token": 2, "dropout": 0.0}
 
-
+# %% ../nbs/14_experiment.ipynb #7d1febcb
 def evaluate(
     model: str | Path,
     corpus: Corpus | None = None,
@@ -551,7 +559,7 @@ def evaluate(
     asked = ask(clips, questions, seed)
     return examine(policy, asked, judges, judges.embed(clips), distractors, seed=seed)[0]
 
-
+# %% ../nbs/14_experiment.ipynb #f2bd9937
 def generate(
     prompts: Sequence[str],
     out: str | Path,

@@ -77,7 +77,7 @@ def load_array(path: str | os.PathLike) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header can raise anything, a MemoryError too; the remedy is one
         raise UserError(f"{path} is not a plain .npy array ({error})") from error
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path} holds several arrays; a single .npy array is expected")

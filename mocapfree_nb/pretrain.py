@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['masked_mean_square', 'diffusion_loss', 'ExponentialMovingAverage', 'PretrainConfig', 'learning_rate_scale',
-           'pretrain']
+           'draw_training_batch', 'pretrain']
 
 # %% ../nbs/09_pretrain.ipynb #ea77c283
 import copy
@@ -96,6 +96,31 @@ def learning_rate_scale(step: int, config: PretrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 # %% ../nbs/09_pretrain.ipynb #f3873b38
+def draw_training_batch(
+    denoiser: MotionDenoiser,
+    corpus: Corpus,
+    config: PretrainConfig,
+    text_encoder: TextEncoder,
+    generator: torch.Generator,
+) -> dict:
+    """The arguments of `diffusion_loss` for one random batch, on the denoiser's device."""
+    device, count = denoiser.feature_mean.device, config.batch_size
+    chosen = torch.randint(len(corpus), (count,), generator=generator).tolist()
+    batch = collate([corpus[i] for i in chosen], generator=generator).to(device)
+    x0 = denoiser.normalise(batch.motion)
+    t = torch.randint(denoiser.noise_schedule.num_timesteps, (count,), generator=generator)
+    noise = torch.randn(x0.shape, generator=generator)
+    conditional = torch.rand(count, generator=generator) >= config.text_dropout
+    return {
+        "x0": x0,
+        "lengths": batch.lengths,
+        "text": text_encoder(batch.prompts).to(device),
+        "t": t.to(device),
+        "noise": noise.to(device),
+        "conditional": conditional.to(device),
+    }
+
+# %% ../nbs/09_pretrain.ipynb #f3176739
 def pretrain(
     denoiser: MotionDenoiser,
     corpus: Corpus,
@@ -118,7 +143,6 @@ def pretrain(
         raise UserError("the corpus has no clips to train on; check the split and what was left out")
     device = next(denoiser.parameters()).device
     denoiser.set_statistics(corpus.mean, corpus.std)
-    schedule = denoiser.noise_schedule
     average = ExponentialMovingAverage(denoiser, config.ema_decay)
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
@@ -130,15 +154,9 @@ def pretrain(
         first = _resume(checkpoint, config, denoiser, average, optimizer, generator)
         bar.update(first)
         for step in range(first, config.steps):
-            chosen = torch.randint(len(corpus), (config.batch_size,), generator=generator).tolist()
-            batch = collate([corpus[i] for i in chosen], generator=generator).to(device)
-            x0 = denoiser.normalise(batch.motion)
-            t = torch.randint(schedule.num_timesteps, (len(x0),), generator=generator).to(device)
-            noise = torch.randn(x0.shape, generator=generator).to(device)
-            conditional = (torch.rand(len(x0), generator=generator) >= config.text_dropout).to(device)
-            text = text_encoder(batch.prompts).to(device)
+            batch = draw_training_batch(denoiser, corpus, config, text_encoder, generator)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-                loss = diffusion_loss(denoiser, schedule, x0, batch.lengths, text, t, noise, conditional)
+                loss = diffusion_loss(denoiser, denoiser.noise_schedule, **batch)
             if not torch.isfinite(loss):
                 raise UserError(
                     f"pretraining step {step}: the loss is {loss.item()}; lower the learning rate "
@@ -160,7 +178,7 @@ def pretrain(
                 _save(checkpoint, step + 1, config, denoiser, average, optimizer, generator)
     return average.model
 
-# %% ../nbs/09_pretrain.ipynb #f3176739
+# %% ../nbs/09_pretrain.ipynb #225ee74d
 def _save(path, step, config, denoiser, average, optimizer, generator) -> None:
     state = {
         "step": step,

@@ -563,10 +563,8 @@ class RetrievalReward:
             folded = self(motion.flatten(0, 1), lengths.repeat(len(motion)), list(prompts) * len(motion))
             return folded.unflatten(0, motion.shape[:2])
         if not len(motion) == len(lengths) == len(prompts) > 0:
-            raise ValueError(
-                f"one length and one prompt a motion: got {len(motion)} motions, {len(lengths)} lengths, "
-                f"{len(prompts)} prompts"
-            )
+            counts = f"{len(motion)} motions, {len(lengths)} lengths, {len(prompts)} prompts"
+            raise ValueError(f"one length and one prompt a motion: got {counts}")
         embedding = self.motion(motion, lengths)
         cosine = (embedding * self.text(prompts)).sum(-1)
         if not self.distractors:

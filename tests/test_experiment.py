@@ -53,7 +53,7 @@ def test_no_sentence_is_both_practised_and_asked():
 def test_words_choose_a_target_where_there_are_no_labels():
     bare = CORPUS.subset(dataclasses.replace(clip, actions=()) for clip in CORPUS)
     task = experiment.make_task(bare, leave_out_words=["both arms", "both hands"])
-    assert all("both" in prompt for prompt in task.practice)
+    assert sum("both" in prompt for prompt in task.practice) > len(task.practice) / 3
     assert not any("both arms" in prompt for prompt in task.anchors.prompts)
 
 
