@@ -394,8 +394,7 @@ def adapt(
     looks = {"before": examination(policy)}
     if full_model:
         looks["full_data"] = examination(load_policy(full_model, steps, guidance_scale, device))
-    first = looks["before"]["joints"]["target"][:1], task.target.lengths[:1], task.target.labels[:1]
-    known = not check_motion(*first, checks).isnan().any()
+    known = looks["before"]["target"]["verified"] is not None
     trainer = DDPOTrainer(
         policy,
         RetrievalReward(judges.reward.model, distractors=task.anchors.prompts) if margin else judges.reward,
@@ -412,8 +411,8 @@ def adapt(
     if folder:
         write_json(Path(folder) / "config.json", settings)
     log, looks["after"] = trainer.run(on_rollout, progress), examination(policy)
-    values = report_values(looks, task, settings, log, time.perf_counter() - started)
-    report = Report(values, pick_motions(task, looks))
+    seconds = time.perf_counter() - started
+    report = Report(report_values(looks, task, settings, log, seconds), pick_motions(task, looks))
     if folder:
         policy.denoiser.save_pretrained(Path(folder) / "model")
         report.save(folder)
