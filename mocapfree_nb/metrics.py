@@ -263,7 +263,7 @@ class EvaluatorModel(MotionJudge):
 
     def encode_motion(self, motion: Tensor, lengths: Tensor) -> Tensor:
         """Raw motion (B, T, F), lengths (B,) -> (B, embedding), in the order given."""
-        hidden, lengths = self.normalise(motion, lengths)[0][..., :-4], lengths.to(motion.device)
+        hidden, lengths = self.normalise(motion, lengths, self.num_features - 4)[0], lengths.to(motion.device)
         for convolution in (self.first, self.second):
             hidden = hidden.masked_fill(~length_mask(lengths, hidden.shape[1])[..., None], 0.0)
             hidden = F.pad(hidden, (0, 0, 0, -hidden.shape[1] % 2))

@@ -142,12 +142,12 @@ class MotionJudge(PretrainedModel):
         self.feature_mean.copy_(torch.as_tensor(mean, dtype=torch.float32))
         self.feature_std.copy_(torch.as_tensor(std, dtype=torch.float32).clamp_min(1e-4))
 
-    def normalise(self, motion: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw motion (B, T, F) -> normalised, clipped, zero outside the lengths; and the mask (B, T)."""
+    def normalise(self, motion: Tensor, lengths: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """The first `count` features of raw motion (B, T, F), normalised, clipped, padding zero; mask (B, T)."""
         if motion.ndim != 3 or motion.shape[-1] != self.num_features:
             raise ValueError(f"motion should be (B, T, {self.num_features}), got {tuple(motion.shape)}")
         mask = length_mask(lengths.to(motion.device), motion.shape[1])
-        motion = (motion - self.feature_mean) / self.feature_std
+        motion = (motion[..., :count] - self.feature_mean[:count]) / self.feature_std[:count]
         return motion.clamp(-self.clip, self.clip).masked_fill(~mask[..., None], 0.0), mask
 
 # %% ../nbs/10_retrieval.ipynb #2c8777b5
@@ -199,7 +199,7 @@ class RetrievalModel(MotionJudge):
 
     def encode_motion(self, motion: Tensor, lengths: Tensor) -> Tensor:
         """Raw motion (B, T, F), lengths (B,) -> (B, width), the mean of its distribution."""
-        seen = self.normalise(motion, lengths)[0][..., : self.num_seen]
+        seen, _ = self.normalise(motion, lengths, self.num_seen)
         return self.encode_normalised(seen, lengths.to(motion.device))[0]
 
     def text_distribution(self, text: TextEmbedding) -> tuple[Tensor, Tensor]:
@@ -351,8 +351,7 @@ def retrieval_loss(
     spoiled: float = 0.6,  # see `spoil`
 ) -> dict[str, Tensor]:
     """The terms of the loss and their weighted sum `loss`, as scalars."""
-    target, mask = model.normalise(motion, lengths)
-    target = target[..., : model.num_seen]
+    target, mask = model.normalise(motion, lengths, model.num_seen)
     seen = spoil(target, lengths, generator, spoiled)
     half, half_lengths, partner, share = blend(seen, lengths, len(motion) // 2, generator)
     mean, spread = model.encode_normalised(torch.cat([seen, half]), torch.cat([lengths, half_lengths]))
