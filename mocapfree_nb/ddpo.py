@@ -166,7 +166,7 @@ class DDPOConfig:
     objective: str = "clipped"  # or "score": the score-function variant, one update a rollout
     clip_range: float = 1e-2
     advantage_clip: float = 5.0
-    advantage_threshold: float = 0.67  # smaller advantages are left out: half of the work for 93% of the signal
+    advantage_threshold: float = 0.67  # smaller advantages are left out: half of the work; 93% of a normal's squares remain
     advantage: str = "prompt"  # compare within the "prompt", the "batch", or with a "tracker" over rollouts
     step_credit: float = 1.0  # share of the advantage that comes from each step's own credit; 0 is the paper's
     weigh_timesteps: bool = True
