@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 from .features import length_mask
-from .files import UserError, write_atomically
+from .files import UserError, save_state, write_atomically
 from .policy import DiffusionPolicy, Trajectory, gaussian_log_prob
 from .pretrain import masked_mean_square
 
@@ -164,7 +164,7 @@ class DDPOConfig:
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     objective: str = "clipped"  # or "score": the score-function variant, one update a rollout
-    clip_range: float = 1e-2
+    clip_range: float = 1e-2  # idle with one update a rollout, when the ratio is 1
     advantage_clip: float = 5.0
     advantage_threshold: float = 0.67  # smaller advantages are left out: half of the work; 93% of a normal's squares remain
     advantage: str = "prompt"  # compare within the "prompt", the "batch", or with a "tracker" over rollouts
@@ -482,8 +482,7 @@ def save_checkpoint(trainer: DDPOState) -> None:
         "best": trainer.best,
         "best_score": trainer.best_score,
     }
-    with write_atomically(trainer.folder / "checkpoints" / "last.pt") as temporary:
-        torch.save(state, temporary)
+    save_state(trainer.folder / "checkpoints" / "last.pt", state)
     with write_atomically(trainer.folder / "log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in trainer.log), encoding="utf-8")
 

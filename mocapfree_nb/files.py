@@ -1,5 +1,6 @@
 """Files the safe way: whole or not at all, never a pickle, and errors a user can act on."""
 
+import io
 import json
 import os
 import tempfile
@@ -8,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["UserError", "PretrainedModel", "write_atomically", "load_array", "read_json", "write_json"]
+__all__ = ["UserError", "PretrainedModel", "write_atomically", "save_state", "load_array", "read_json", "write_json"]
 
 
 class UserError(Exception):
@@ -50,6 +52,17 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_state(path: str | os.PathLike, state: dict) -> None:
+    """`torch.save` a dict of tensors and plain values, atomically.
+
+    It is put together in memory first: on a full disk `torch.save` itself raises an error that does not say so.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:

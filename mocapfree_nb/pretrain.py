@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .corpus import Corpus, collate
 from .denoiser import MotionDenoiser
 from .features import length_mask
-from .files import UserError, write_atomically
+from .files import UserError, save_state
 from .schedule import NoiseSchedule
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 
@@ -190,8 +190,7 @@ def _save(path, step, config, denoiser, average, optimizer, generator) -> None:
         "generator": generator.get_state(),
         "torch_generator": torch.get_rng_state(),
     }
-    with write_atomically(path) as temporary:
-        torch.save(state, temporary)
+    save_state(path, state)
 
 
 def _resume(path, config, denoiser, average, optimizer, generator) -> int:
