@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['Reward', 'group_advantages', 'PromptTracker', 'clipped_policy_loss', 'score_function_loss', 'timestep_weights',
-           'step_credits', 'LowRankUpdate', 'add_lora', 'merge_lora', 'DDPOConfig', 'Experience', 'collect',
-           'score_predictions', 'replay_loss', 'step_loss', 'policy_gradient', 'audit_ratio', 'update', 'DDPOState',
-           'DDPOTrainer', 'save_checkpoint', 'load_checkpoint']
+           'step_credits', 'LowRankUpdate', 'add_lora', 'merge_lora', 'DDPOConfig', 'Experience', 'score_predictions',
+           'play_walks', 'play_forks', 'collect', 'replay_loss', 'step_loss', 'policy_gradient', 'audit_ratio',
+           'update', 'DDPOState', 'DDPOTrainer', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/11_ddpo.ipynb #ea65b5bc
 import copy
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,18 +22,20 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
-from .features import length_mask
 from .files import UserError, save_state, write_atomically
-from .policy import DiffusionPolicy, Trajectory, gaussian_log_prob
+from .policy import DiffusionPolicy, Trajectory, draw_noise, draw_seeds, gaussian_log_prob
 from .pretrain import masked_mean_square
+from .text import TextEmbedding
 
 # %% ../nbs/11_ddpo.ipynb #de152e4c
-def group_advantages(rewards: Tensor, prompts: Sequence[str], per: str = "prompt", eps: float = 1e-6) -> Tensor:
+def group_advantages(
+    rewards: Tensor, prompts: Sequence[Hashable], per: str = "prompt", eps: float = 1e-6
+) -> Tensor:
     """Rewards to advantages: subtract the mean and divide by the population standard deviation.
 
     `rewards` is (batch,) or (batch, steps): with steps, each column is normalised for itself. `per="prompt"`
-    compares a motion with the others of its own prompt, `per="batch"` with all. A group without
-    any spread gets advantage 0. Raises `ValueError` if rewards and prompts do not match.
+    compares a motion with the others of its own prompt (or whatever names its group), `per="batch"` with all. A
+    group without any spread gets advantage 0. Raises `ValueError` if rewards and prompts do not match.
     """
     if len(rewards) != len(prompts):
         raise ValueError(f"{len(rewards)} rewards for {len(prompts)} prompts")
@@ -47,7 +49,7 @@ def group_advantages(rewards: Tensor, prompts: Sequence[str], per: str = "prompt
     centred = table - (members.T @ table / count)[group]
     deviation = (members.T @ centred.square() / count).sqrt()[group]
     # Rounding leaves a tiny spread in a group of equal rewards; below eps it is not a signal.
-    advantages = torch.where(deviation > eps, centred / (deviation + eps), torch.zeros_like(centred))
+    advantages = torch.where(deviation <= eps, torch.zeros_like(centred), centred / (deviation + eps))
     return advantages.reshape(rewards.shape)
 
 # %% ../nbs/11_ddpo.ipynb #8e8368cd
@@ -154,35 +156,37 @@ def merge_lora(model: nn.Module) -> None:
 class DDPOConfig:
     """Settings of one adaptation; the defaults are the recipe of `mocapfree demo`."""
 
-    rollouts: int = 45
+    rollouts: int = 110
     prompts_per_rollout: int = 6
-    motions_per_prompt: int = 16
+    motions_per_prompt: int = 12  # with credit "fork": moves tried at each step
     inner_epochs: int = 1  # passes over a rollout
     timesteps_per_update: int = 10  # denoising steps whose gradients are averaged before the optimiser moves
     timestep_share: float = 1.0  # share of the denoising steps that a pass uses, drawn at random
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     objective: str = "clipped"  # or "score": the score-function variant, one update a rollout
     clip_range: float = 1e-2  # idle with one update a rollout, when the ratio is 1
     advantage_clip: float = 5.0
-    advantage_threshold: float = 0.67  # smaller advantages are left out: half of the work; 93% of a normal's squares remain
-    advantage: str = "prompt"  # compare within the "prompt", the "batch", or with a "tracker" over rollouts
-    step_credit: float = 1.0  # share of the advantage that comes from each step's own credit; 0 is the paper's
+    credit: str = "fork"  # moves from one state compared; or "step": gain of each step of a walk; "end": the paper's
+    advantage: str = "prompt"  # with credit "end", compare within the "prompt", the "batch", or with a "tracker"
     weigh_timesteps: bool = True
     lora_rank: int = 8  # 0 trains all weights
     lora_alpha: float = 16.0
     kl_weight: float = 0.0
     replay_weight: float = 0.1
     replay_batch: int = 64
-    judge_every: int = 10  # rollouts between two looks of the judge, and between two checkpoints
+    judge_every: int = 20  # rollouts between two looks of the judge
     seed: int = 0
 
     def __post_init__(self):
-        if self.objective not in ("clipped", "score"):
-            raise UserError(f"objective should be 'clipped' or 'score', not {self.objective!r}")
-        if self.advantage not in ("prompt", "batch", "tracker"):
-            raise UserError(f"advantage should be 'prompt', 'batch' or 'tracker', not {self.advantage!r}")
+        for name, known in (
+            ("objective", ("clipped", "score")),
+            ("credit", ("fork", "step", "end")),
+            ("advantage", ("prompt", "batch", "tracker")),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"{name} should be one of {', '.join(known)}, not {value!r}")
         for name in ("rollouts", "prompts_per_rollout", "motions_per_prompt", "inner_epochs", "judge_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} should be at least 1, not {getattr(self, name)}")
@@ -190,14 +194,98 @@ class DDPOConfig:
 # %% ../nbs/11_ddpo.ipynb #45093d24
 @dataclass(frozen=True)
 class Experience:
-    """What one rollout taught: the walks, their rewards (batch,) and the advantage of each step (batch, steps)."""
+    """What one rollout taught: moves, the states where they began, and the advantage of each."""
 
-    trajectory: Trajectory
-    rewards: Tensor
-    advantages: Tensor
+    text: TextEmbedding  # prompts of the states, encoded
+    lengths: Tensor  # (states,) valid frames
+    before: Tensor  # (steps - 1, states, frames, features): no state for the last step, which chooses nothing
+    after: Tensor  # (steps - 1, moves, frames, features)
+    origin: Tensor  # (moves,) long: the row of `before` where a move began
+    log_probs: Tensor  # (moves, steps - 1) when the moves were made
+    rewards: Tensor  # (moves,) score of the motion in the end
+    advantages: Tensor  # (moves, steps - 1)
 
 
 Reward = Callable[[Tensor, Tensor, list[str]], Tensor]
+
+
+def score_predictions(policy: DiffusionPolicy, reward: Reward, trajectory: Trajectory) -> Tensor:
+    """Reward of every predicted x_0 along the walks, (steps, batch), in one call."""
+    steps, batch = trajectory.predicted_x0.shape[:2]
+    lengths = trajectory.lengths.repeat(steps)
+    motion = policy.to_raw(trajectory.predicted_x0.flatten(0, 1), lengths)
+    return reward(motion, lengths, list(trajectory.prompts) * steps).view(steps, batch)
+
+
+def play_walks(
+    policy: DiffusionPolicy,
+    reward: Reward,
+    prompts: list[str],
+    lengths: Tensor,
+    config: DDPOConfig,
+    tracker: PromptTracker,
+    generator: torch.Generator,
+) -> Experience:
+    """Whole walks, `motions_per_prompt` of them for each prompt; credit as `config.credit` and `advantage` say."""
+    batch = [prompt for prompt in prompts for _ in range(config.motions_per_prompt)]
+    walks = policy.rollout(batch, lengths.repeat_interleave(config.motions_per_prompt), generator)
+    if config.credit == "step":
+        scores = score_predictions(policy, reward, walks)
+        rewards, advantages = scores[-1], group_advantages(step_credits(scores)[:, :-1], batch)
+    else:
+        rewards = reward(walks.motion, walks.lengths, batch)
+        tracked = config.advantage == "tracker"
+        advantages = tracker.update(rewards, batch) if tracked else group_advantages(rewards, batch, config.advantage)
+        advantages = advantages[:, None].expand(-1, policy.steps - 1)
+    return Experience(
+        text=walks.text,
+        lengths=walks.lengths,
+        before=walks.states[:-2],
+        after=walks.states[1:-1],
+        origin=torch.arange(len(walks), device=policy.device),
+        log_probs=walks.log_probs[:, :-1],
+        rewards=rewards,
+        advantages=advantages,
+    )
+
+# %% ../nbs/11_ddpo.ipynb #dfbbdb66
+@torch.no_grad()
+def play_forks(
+    policy: DiffusionPolicy,
+    reward: Reward,
+    prompts: list[str],
+    lengths: Tensor,
+    tries: int,
+    generator: torch.Generator,
+) -> Experience:
+    """One walk for each prompt; at every step try `tries` moves, score the belief each leads to, go on from the best."""
+    text, lengths = policy.encode(prompts), lengths.to(policy.device)
+    origin = torch.arange(len(prompts), device=policy.device).repeat_interleave(tries)
+    their_text, their_lengths, asked = text[origin], lengths[origin], [prompts[i] for i in origin.tolist()]
+    seeds = draw_seeds(len(origin), generator)
+    noise = draw_noise(seeds, their_lengths.cpu(), policy.steps, policy.denoiser.num_features).to(policy.device)
+    state, found = noise[0, ::tries], {"before": [], "after": [], "log_probs": [], "scores": []}
+    mean, std, _ = policy.step(state, 0, text, lengths)
+    for step in range(policy.steps - 1):
+        moves = mean[origin] + std[origin, None, None] * noise[step + 1]
+        next_mean, next_std, belief = policy.step(moves, step + 1, their_text, their_lengths)
+        scores = reward(policy.to_raw(belief, their_lengths), their_lengths, asked)
+        log_probs = gaussian_log_prob(moves, mean[origin], std[origin], their_lengths)
+        for name, value in (("before", state), ("after", moves), ("log_probs", log_probs), ("scores", scores)):
+            found[name].append(value)
+        best = scores.view(-1, tries).argmax(1) + torch.arange(len(prompts), device=policy.device) * tries
+        state, mean, std = moves[best], next_mean[best], next_std[best]
+    scores = torch.stack(found["scores"], dim=1)
+    return Experience(
+        text=text,
+        lengths=lengths,
+        before=torch.stack(found["before"]),
+        after=torch.stack(found["after"]),
+        origin=origin,
+        log_probs=torch.stack(found["log_probs"], dim=1),
+        rewards=scores[:, -1],
+        advantages=group_advantages(scores, origin.tolist()),
+    )
 
 
 def collect(
@@ -209,40 +297,22 @@ def collect(
     tracker: PromptTracker,
     generator: torch.Generator,
 ) -> Experience:
-    """Roll out `prompts_per_rollout * motions_per_prompt` motions, score them and assign advantages.
+    """Draw `prompts_per_rollout` prompts, without replacement as far as they go round, and a length each; play.
 
-    Prompts are drawn without replacement as far as they go round, a length from `lengths` for each. The motions of
-    a group share their starting noise, so that what differs in their rewards is due to the steps taken.
     Raises `UserError` if a reward is not finite.
     """
     order = torch.randperm(len(prompts), generator=generator).tolist()
-    groups, each = config.prompts_per_rollout, config.motions_per_prompt
-    batch = [prompts[order[group % len(order)]] for group in range(groups) for _ in range(each)]
-    drawn = lengths[torch.randint(len(lengths), (groups,), generator=generator)].repeat_interleave(each)
-    first = torch.arange(groups).repeat_interleave(each) * each  # where each motion's group begins
-    trajectory = policy.rollout(batch, drawn, generator=generator, same_start=first)
-    rewards = reward(trajectory.motion, trajectory.lengths, batch)
-    if not torch.isfinite(rewards).all():
-        bad = batch[int((~torch.isfinite(rewards)).nonzero()[0])]
-        raise UserError(f"the reward of {bad!r} is not a finite number; nothing was updated")
-    if config.advantage == "tracker":
-        terminal = tracker.update(rewards, batch)
+    drawn = [prompts[order[i % len(order)]] for i in range(config.prompts_per_rollout)]
+    lengths = lengths[torch.randint(len(lengths), (len(drawn),), generator=generator)]
+    if config.credit == "fork":
+        experience = play_forks(policy, reward, drawn, lengths, config.motions_per_prompt, generator)
     else:
-        terminal = group_advantages(rewards, batch, per=config.advantage)
-    advantages = (1 - config.step_credit) * terminal[:, None].expand(-1, policy.steps)
-    if config.step_credit:
-        scores = score_predictions(policy, reward, trajectory)
-        advantages = advantages + config.step_credit * group_advantages(step_credits(scores), batch)
-    advantages = torch.where(advantages.abs() < config.advantage_threshold, torch.zeros_like(advantages), advantages)
-    return Experience(trajectory, rewards, advantages)
-
-
-def score_predictions(policy: DiffusionPolicy, reward: Reward, trajectory: Trajectory) -> Tensor:
-    """Reward of every predicted x_0 along the walks, (steps, batch), in one call."""
-    steps, batch = trajectory.predicted_x0.shape[:2]
-    motion = policy.denoiser.denormalise(trajectory.predicted_x0.flatten(0, 1))
-    motion = motion * length_mask(trajectory.lengths.repeat(steps), motion.shape[1])[..., None]
-    return reward(motion, trajectory.lengths.repeat(steps), list(trajectory.prompts) * steps).view(steps, batch)
+        experience = play_walks(policy, reward, drawn, lengths, config, tracker, generator)
+    bad = (~torch.isfinite(experience.advantages)).any(1).nonzero()
+    if len(bad):
+        prompt = drawn[int(bad[0]) // config.motions_per_prompt]
+        raise UserError(f"the reward of {prompt!r} is not a finite number; nothing was updated")
+    return experience
 
 # %% ../nbs/11_ddpo.ipynb #920cb4d7
 def replay_loss(policy: DiffusionPolicy, anchor: Trajectory, count: int, generator: torch.Generator) -> Tensor:
@@ -263,25 +333,25 @@ def step_loss(
     config: DDPOConfig,
     frozen: DiffusionPolicy | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Policy loss at one denoising step and the ratios (rows,) of the motions that took part.
+    """Policy loss at one denoising step and the ratios (moves,) of the moves that took part.
 
     `weight` multiplies the log-probabilities (see `timestep_weights`). With `config.kl_weight` the divergence from
     the `frozen` policy is added.
     """
-    trajectory, advantages = experience.trajectory, experience.advantages[:, step]
-    rows = advantages != 0
-    x_t, after = trajectory.states[step][rows], trajectory.states[step + 1][rows]
-    text, lengths = trajectory.text[rows], trajectory.lengths[rows]
+    advantages = experience.advantages[:, step]
+    moves = advantages != 0
+    states, origin = experience.origin[moves].unique(return_inverse=True)
+    x_t, text, lengths = experience.before[step][states], experience.text[states], experience.lengths[states]
     mean, std, _ = policy.step(x_t, step, text, lengths)
-    log_prob = gaussian_log_prob(after, mean, std, lengths)
-    old = trajectory.log_probs[rows, step]
+    log_prob = gaussian_log_prob(experience.after[step][moves], mean[origin], std[origin], lengths[origin])
+    old = experience.log_probs[moves, step]
     if config.objective == "clipped":
         loss = clipped_policy_loss(
-            weight * log_prob, weight * old, advantages[rows], config.clip_range, config.advantage_clip
+            weight * log_prob, weight * old, advantages[moves], config.clip_range, config.advantage_clip
         )
     else:
-        loss = score_function_loss(weight * log_prob, advantages[rows], config.advantage_clip)
-    loss = loss * rows.float().mean()  # the mean over all motions, with those left out counted as zero
+        loss = score_function_loss(weight * log_prob, advantages[moves], config.advantage_clip)
+    loss = loss * moves.float().mean()  # the mean over all moves, with those left out counted as zero
     if config.kl_weight:
         with torch.no_grad():
             reference = frozen.step(x_t, step, text, lengths)[0]
@@ -343,12 +413,12 @@ def update(
     Raises `UserError` if the ratio differs from 1 before the first update, or if a gradient is not finite.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    noisy = torch.nonzero(policy.stds > 0).flatten()
+    noisy = policy.steps - 1  # the last step has no noise and chooses nothing
     stats = {"gradient_norm": {}, "clip_share": {}, "ratio": {}, "replay": []}
     audit = True  # only before the first update
     for _ in range(config.inner_epochs):
-        order = noisy[torch.randperm(len(noisy), generator=generator)]
-        order = order[: max(1, round(config.timestep_share * len(noisy)))].tolist()
+        order = torch.randperm(noisy, generator=generator)
+        order = order[: max(1, round(config.timestep_share * noisy))].tolist()
         for first in range(0, len(order), config.timesteps_per_update):
             chunk = order[first : first + config.timesteps_per_update]
             gradients = policy_gradient(policy, experience, chunk, parameters, weights, config, stats, audit, frozen)

@@ -171,7 +171,7 @@ def make_task(
     prompts: Sequence[str] | None = None,
     leave_out_words: Sequence[str] = (),
     questions: int = 32,
-    anchors: int = 192,
+    anchors: int = 576,
     seed: int = 0,
 ) -> Task:
     """Lay out a task. Three kinds:
@@ -214,16 +214,27 @@ def _captions(clips: Iterable[Clip]) -> list[str]:
 class GeometryJudge:
     """Share of motions for practice prompts that pass `verify`, minus twice the share lost on anchor prompts.
 
-    Called with a policy it returns "score", "target" and "others"; `policy` here is the one before adaptation.
+    It asks `count` questions about the target and `others` about the anchors, always with the same noise. Called with
+    a policy it returns "score", "target" and "others"; `policy` here is the one before
+    adaptation.
     """
 
-    def __init__(self, policy, task: Task, checks: Checks | None = None, count: int = 48, seed: int = 1234):
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        task: Task,
+        checks: Checks | None = None,
+        count: int = 48,
+        others: int = 192,
+        seed: int = 1234,
+    ):
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(task.practice), (count,), generator=generator).tolist()
-        drawn = task.anchors.lengths[torch.randint(len(task.anchors), (count,), generator=generator)]
-        self.prompts = [task.practice[i] for i in rows] + task.anchors.prompts
-        self.lengths = torch.cat([drawn, task.anchors.lengths])
-        self.labels = task.target.labels[:1] * count + task.anchors.labels
+        kept = task.anchors  # in random order already, so the first ones are as good as any
+        drawn = kept.lengths[torch.randint(len(kept), (count,), generator=generator)]
+        self.prompts = [task.practice[i] for i in rows] + kept.prompts[:others]
+        self.lengths = torch.cat([drawn, kept.lengths[:others]])
+        self.labels = task.target.labels[:1] * count + kept.labels[:others]
         self.checks, self.count, self.seed = checks, count, seed
         self.others_before = self._look(policy)[1]
 
@@ -452,12 +463,13 @@ def next_run(root: str | Path, name: str) -> Path:
         number += 1
 
 # %% ../nbs/14_experiment.ipynb #610ec322
-PLAIN = {"step_credit": 0.0, "weigh_timesteps": False, "replay_weight": 0.0, "advantage_threshold": 0.0}
+PLAIN = {"credit": "end", "weigh_timesteps": False, "replay_weight": 0.0}
 ABLATIONS: dict[str, dict] = {
     "the recipe": {},
     "plain DDPO": PLAIN,
     "plain DDPO, all weights": PLAIN | {"lora_rank": 0, "learning_rate": 1e-4},
-    "no step credit": {"step_credit": 0.0},
+    "reward at the end only": {"credit": "end"},
+    "credit along walks, no forks": {"credit": "step"},
     "margin over other captions": {"margin": True},
     "no timestep weights": {"weigh_timesteps": False},
     "no replay": {"replay_weight": 0.0},

@@ -175,15 +175,14 @@ def draw_noise(seeds: Tensor, lengths: Tensor, draws: int, num_features: int) ->
 
 # %% ../nbs/08_policy.ipynb #1e3e622e
 def walk(
-    policy: StepPolicy, text: TextEmbedding, lengths: Tensor, seeds: Tensor, same_start: Tensor | None = None
+    policy: StepPolicy, text: TextEmbedding, lengths: Tensor, seeds: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Play one walk for each caption: yield (state, log_prob (batch,), predicted_x0) after each move.
 
-    The first triple is the start: pure noise, with log-probability 0 and a belief of zero. With `same_start`
-    (batch,), motion i starts from the noise of motion `same_start[i]`, which has to be as long.
+    The first triple is the start: pure noise, with log-probability 0 and a belief of zero.
     """
     noise = draw_noise(seeds, lengths.cpu(), policy.steps, policy.denoiser.num_features)
-    x = (noise[0] if same_start is None else noise[0][same_start]).to(policy.denoiser.feature_mean)
+    x = noise[0].to(policy.denoiser.feature_mean)
     yield x, x.new_zeros(len(x)), torch.zeros_like(x)
     for i in range(policy.steps):
         mean, std, x0 = policy.step(x, i, text, lengths)
@@ -214,18 +213,16 @@ class RolloutPolicy(StepPolicy):
         prompts: Sequence[str],
         lengths: Tensor | Sequence[int],
         generator: torch.Generator | None = None,
-        same_start: Tensor | None = None,
     ) -> Trajectory:
         """A walk to a motion of `lengths[i]` frames for each prompt, with all that was seen on the way.
 
         The tensors can be used in training. The same state of `generator` gives the same noise on any device.
-        `same_start` (batch,) lets motions share the noise they start from, see `walk`.
         """
         prompts, lengths = _check_request(prompts, lengths)
         seeds = draw_seeds(len(prompts), generator)
         with torch.inference_mode(False), torch.no_grad():
-            text, lengths = self._encode(prompts), lengths.clone().to(self.device)
-            states, log_probs, beliefs = zip(*walk(self, text, lengths, seeds, same_start), strict=True)
+            text, lengths = self.encode(prompts), lengths.clone().to(self.device)
+            states, log_probs, beliefs = zip(*walk(self, text, lengths, seeds), strict=True)
             return Trajectory(
                 prompts=prompts,
                 text=text,
@@ -234,7 +231,7 @@ class RolloutPolicy(StepPolicy):
                 states=torch.stack(states),
                 log_probs=torch.stack(log_probs[1:], dim=1),
                 predicted_x0=torch.stack(beliefs[1:]),
-                motion=self._to_raw(states[-1], lengths),
+                motion=self.to_raw(states[-1], lengths),
             )
 
     def generate(
@@ -250,15 +247,17 @@ class RolloutPolicy(StepPolicy):
             shape = len(prompts), int(lengths.max()), self.denoiser.num_features
             motion = self.denoiser.feature_mean.new_zeros(shape)
             for rows in torch.arange(len(prompts)).split(batch_size):
-                text, own = self._encode([prompts[i] for i in rows]), lengths[rows].to(self.device)
+                text, own = self.encode([prompts[i] for i in rows]), lengths[rows].to(self.device)
                 x, _, _ = deque(walk(self, text, own, seeds[rows]), maxlen=1).pop()  # only the last state
-                motion[rows, : x.shape[1]] = self._to_raw(x, own)
+                motion[rows, : x.shape[1]] = self.to_raw(x, own)
         return motion
 
-    def _encode(self, prompts: list[str]) -> TextEmbedding:
+    def encode(self, prompts: list[str]) -> TextEmbedding:
+        """The prompts' text, one row each, on the policy's device."""
         return self.text_encoder(prompts)[torch.arange(len(prompts))].to(self.device)
 
-    def _to_raw(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def to_raw(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Normalised motion (batch, frames, features) in raw units; padded frames are zero."""
         return self.denoiser.denormalise(x).masked_fill(~length_mask(lengths, x.shape[1])[..., None], 0)
 
 # %% ../nbs/08_policy.ipynb #d203212f

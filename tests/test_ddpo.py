@@ -87,7 +87,10 @@ def test_a_reward_that_can_be_reached_is_reached():
     assert log[-1]["reward"] > log[0]["reward"] + 0.1
 
 
-@pytest.mark.parametrize("change", [{}, {"lora_rank": 0, "kl_weight": 0.1}, {"advantage": "tracker"}])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"lora_rank": 0, "kl_weight": 0.1}, {"credit": "step"}, {"credit": "end", "advantage": "tracker"}],
+)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, change):
     config = dataclasses.replace(CONFIG, **change)
     whole = make_trainer(config)
@@ -132,12 +135,68 @@ def test_the_audit_stops_a_policy_that_trains_differently_from_how_it_samples():
         ddpo.update(trainer.policy, experience, trainer.optimizer, trainer.weights, CONFIG, trainer.generator)
 
 
+@pytest.mark.parametrize("credit", ["fork", "step", "end"])
+def test_moves_have_the_log_probability_of_their_state_and_the_ratio_starts_at_one(credit):
+    trainer = make_trainer(dataclasses.replace(CONFIG, credit=credit))
+    experience = ddpo.collect(
+        trainer.policy, height, PRACTICE, trainer.lengths, trainer.config, trainer.tracker, trainer.generator
+    )
+    assert experience.after.shape[:2] == (5, 8) and experience.advantages.shape == experience.log_probs.shape == (8, 5)
+    assert len(experience.text) == len(experience.lengths) == experience.before.shape[1] == (2 if credit == "fork" else 8)
+    for step in range(5):
+        with torch.no_grad():
+            mean, std, _ = trainer.policy.step(experience.before[step], step, experience.text, experience.lengths)
+        for move, state in enumerate(experience.origin.tolist()):
+            frames = int(experience.lengths[state])
+            normal = torch.distributions.Normal(mean[state, :frames], std[state])
+            expected = normal.log_prob(experience.after[step, move, :frames]).mean()
+            torch.testing.assert_close(experience.log_probs[move, step], expected, atol=1e-5, rtol=1e-5)
+        _, ratio = ddpo.step_loss(trainer.policy, experience, step, 1.0, trainer.config)
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
+
+
+def test_a_fork_goes_on_from_the_move_whose_belief_scores_best():
+    policy = make_policy()
+    experience = ddpo.play_forks(policy, height, PRACTICE, torch.tensor([24, 30]), 4, torch.Generator().manual_seed(3))
+    for step in range(4):
+        _, _, belief = policy.step(
+            experience.after[step], step + 1, policy.encode([PRACTICE[i] for i in experience.origin]),
+            experience.lengths[experience.origin],
+        )
+        lengths = experience.lengths[experience.origin]
+        scores = height(policy.to_raw(belief, lengths), lengths, None).view(2, 4)
+        best = experience.after[step].view(2, 4, 30, 263)[torch.arange(2), scores.argmax(1)]
+        torch.testing.assert_close(best, experience.before[step + 1])
+        torch.testing.assert_close(experience.advantages[:, step].view(2, 4).argmax(1), scores.argmax(1))
+
+
+def test_siblings_share_one_forward_and_give_the_gradient_of_each_alone():
+    trainer = make_trainer()
+    experience = ddpo.collect(
+        trainer.policy, height, PRACTICE, trainer.lengths, CONFIG, trainer.tracker, trainer.generator
+    )
+    alone = dataclasses.replace(
+        experience,
+        text=experience.text[experience.origin],
+        lengths=experience.lengths[experience.origin],
+        before=experience.before[:, experience.origin],
+        origin=torch.arange(8),
+    )
+    gradients = [
+        torch.autograd.grad(ddpo.step_loss(trainer.policy, one, 2, 1.0, CONFIG)[0], trainer.parameters)
+        for one in (experience, alone)
+    ]
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
+    for together, apart in zip(*gradients, strict=True):
+        torch.testing.assert_close(together, apart, atol=1e-6, rtol=1e-4)
+
+
 def test_a_reward_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     calls = []
 
     def fails_later(motion, lengths, prompts):
         calls.append(1)
-        return height(motion, lengths, prompts) * (float("nan") if len(calls) > 4 else 1.0)
+        return height(motion, lengths, prompts) * (float("nan") if len(calls) > 12 else 1.0)  # five a round
 
     trainer = make_trainer(reward=fails_later, folder=tmp_path)
     with pytest.raises(UserError, match="not a finite number"):
