@@ -156,7 +156,7 @@ def merge_lora(model: nn.Module) -> None:
 class DDPOConfig:
     """Settings of one adaptation; the defaults are the recipe of `mocapfree demo`."""
 
-    rollouts: int = 110
+    rollouts: int = 100
     prompts_per_rollout: int = 6
     motions_per_prompt: int = 12  # with credit "fork": moves tried at each step
     inner_epochs: int = 1  # passes over a rollout
@@ -174,7 +174,7 @@ class DDPOConfig:
     lora_rank: int = 8  # 0 trains all weights
     lora_alpha: float = 16.0
     kl_weight: float = 0.0
-    replay_weight: float = 0.1
+    replay_weight: float = 0.15
     replay_batch: int = 64
     judge_every: int = 20  # rollouts between two looks of the judge
     seed: int = 0
@@ -258,7 +258,7 @@ def play_forks(
     tries: int,
     generator: torch.Generator,
 ) -> Experience:
-    """One walk for each prompt; at every step try `tries` moves, score the belief each leads to, go on from the best."""
+    """One walk for each prompt; at every step try `tries` moves, score the belief each leads to, go on from one of them."""
     text, lengths = policy.encode(prompts), lengths.to(policy.device)
     origin = torch.arange(len(prompts), device=policy.device).repeat_interleave(tries)
     their_text, their_lengths, asked = text[origin], lengths[origin], [prompts[i] for i in origin.tolist()]
@@ -273,8 +273,9 @@ def play_forks(
         log_probs = gaussian_log_prob(moves, mean[origin], std[origin], their_lengths)
         for name, value in (("before", state), ("after", moves), ("log_probs", log_probs), ("scores", scores)):
             found[name].append(value)
-        best = scores.view(-1, tries).argmax(1) + torch.arange(len(prompts), device=policy.device) * tries
-        state, mean, std = moves[best], next_mean[best], next_std[best]
+        drawn = torch.randint(tries, (len(prompts),), generator=generator) + torch.arange(len(prompts)) * tries
+        taken = drawn.to(policy.device)
+        state, mean, std = moves[taken], next_mean[taken], next_std[taken]
     scores = torch.stack(found["scores"], dim=1)
     return Experience(
         text=text,

@@ -155,19 +155,19 @@ def test_moves_have_the_log_probability_of_their_state_and_the_ratio_starts_at_o
         torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
 
 
-def test_a_fork_goes_on_from_the_move_whose_belief_scores_best():
+def test_a_fork_goes_on_from_one_of_its_moves_and_praises_the_one_whose_belief_scores_best():
     policy = make_policy()
     experience = ddpo.play_forks(policy, height, PRACTICE, torch.tensor([24, 30]), 4, torch.Generator().manual_seed(3))
-    for step in range(4):
-        _, _, belief = policy.step(
-            experience.after[step], step + 1, policy.encode([PRACTICE[i] for i in experience.origin]),
-            experience.lengths[experience.origin],
-        )
-        lengths = experience.lengths[experience.origin]
+    text, lengths = experience.text[experience.origin], experience.lengths[experience.origin]
+    for step in range(5):
+        belief = policy.step(experience.after[step], step + 1, text, lengths)[2]
         scores = height(policy.to_raw(belief, lengths), lengths, None).view(2, 4)
-        best = experience.after[step].view(2, 4, 30, 263)[torch.arange(2), scores.argmax(1)]
-        torch.testing.assert_close(best, experience.before[step + 1])
         torch.testing.assert_close(experience.advantages[:, step].view(2, 4).argmax(1), scores.argmax(1))
+        if step < 4:
+            moves = experience.after[step].view(2, 4, 30, 263)
+            taken = (moves == experience.before[step + 1][:, None]).all((2, 3))
+            assert taken.sum(1).tolist() == [1, 1]
+    torch.testing.assert_close(experience.rewards, scores.flatten())
 
 
 def test_siblings_share_one_forward_and_give_the_gradient_of_each_alone():
