@@ -116,7 +116,7 @@ def examine(
     repeats: int = 4,
     seed: int = 0,
 ) -> tuple[dict, Tensor]:
-    """Generate `repeats` motions for each question; return a row of numbers and the joints (repeats * n, ...).
+    """Generate `repeats` (two or more) motions for each question; return a row of numbers and the joints (repeats * n, ...).
 
     `reference` holds evaluator embeddings of real motion (for FID); `distractors` those of real motion of other
     actions, among which R-precision must find the generated one (without: among the other questions).
@@ -132,7 +132,8 @@ def examine(
     generator = torch.Generator().manual_seed(seed)
     verified = check_motion(joints.cpu(), lengths.cpu(), questions.labels * repeats, judges.checks)
     rows = min(32, len(embedding))  # of a batch of R-precision
-    groups = embedding.view(repeats, -1, embedding.shape[1]).transpose(0, 1)
+    one, other = torch.combinations(torch.arange(repeats)).T  # of so few, every pair, and none with itself
+    groups = embedding.view(repeats, -1, embedding.shape[1])
     found = metrics.r_precision(
         text, embedding, batch_size=rows, distractors=distractors, generator=generator
     )
@@ -141,7 +142,7 @@ def examine(
         "fid": None if reference is None else float(metrics.frechet_distance(reference, embedding)),
         "matching_distance": float(metrics.matching_distance(text, embedding, rows)),
         "diversity": float(metrics.diversity(embedding, min(300, len(embedding) // 2), generator)),
-        "multimodality": float(metrics.multimodality(groups, generator=generator)),
+        "multimodality": float((groups[one] - groups[other]).norm(dim=-1).mean()),
         "retrieval_score": float(score.mean()),
         "verified": None if verified.isnan().all() else float(verified.nanmean()),
         "foot_skate": float(metrics.foot_skate(joints, lengths).mean()),
