@@ -208,7 +208,7 @@ class Experience:
 
 Reward = Callable[[Tensor, Tensor, list[str]], Tensor]
 
-
+# %% ../nbs/11_ddpo.ipynb #0ff5d622
 def score_predictions(policy: DiffusionPolicy, reward: Reward, trajectory: Trajectory) -> Tensor:
     """Reward of every predicted x_0 along the walks, (steps, batch), in one call."""
     steps, batch = trajectory.predicted_x0.shape[:2]
@@ -288,7 +288,7 @@ def play_forks(
         advantages=group_advantages(scores, origin.tolist()),
     )
 
-
+# %% ../nbs/11_ddpo.ipynb #493e575d
 def collect(
     policy: DiffusionPolicy,
     reward: Reward,
