@@ -469,7 +469,7 @@ class DDPOState:
         self.tracker = PromptTracker(min_count=config.motions_per_prompt)
         self.weights = timestep_weights(policy) if config.weigh_timesteps else torch.ones(policy.steps)
         self.log: list[dict] = []
-        self.best_score, self.best = -math.inf, None
+        self.best_score, self.best = judge(policy)["score"] if judge else -math.inf, None
         load_checkpoint(self)
 
 
@@ -489,12 +489,13 @@ class DDPOTrainer(DDPOState):
     reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features.
     prompts: what to practise. lengths: (n,) motion lengths in frames to draw from.
     config: a `DDPOConfig`. anchor_prompts: what must not be forgotten; needed if its `replay_weight` is not 0.
-    judge: `judge(policy) -> dict` with at least "score"; the weights with the highest score are kept.
+    judge: `judge(policy) -> dict` with at least "score"; the weights with the highest score are kept. If none
+        scores above the policy before training (a check too strict to see progress, say), the last ones are.
     folder: where `log.jsonl` and `checkpoints/` go. If it holds a run with the same settings, that run goes on.
     """
 
     def run(self, on_rollout: Callable[[dict], None] | None = None, progress: bool = True) -> list[dict]:
-        """Train to the end and leave the best weights (or the last, without a judge) in the policy, LoRA merged.
+        """Train to the end and leave the best weights (or the last, see `judge`) in the policy, LoRA merged.
 
         Returns the log, one record a rollout; `on_rollout(record)` sees each as it is made.
         """

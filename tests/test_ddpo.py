@@ -219,16 +219,22 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
         make_trainer(folder=tmp_path)
 
 
-def test_the_judge_decides_which_weights_are_kept():
+@pytest.mark.parametrize("scores, kept", [([0.0, 0.9, 0.5], 1), ([0.0, 0.5, 0.9], 2), ([0.0, -0.1, -0.2], None)])
+def test_the_judge_decides_which_weights_are_kept(scores, kept):
     seen = []
 
     def judge(policy):
-        seen.append([p.detach().clone() for p in trainer.parameters])
-        return {"score": -len(seen)}  # the first look is the best
+        seen.append([p.detach().clone() for p in policy.denoiser.parameters()])
+        return {"score": scores[len(seen) - 1]}
 
-    trainer = make_trainer(judge=judge)
+    trainer = make_trainer(dataclasses.replace(CONFIG, lora_rank=0), judge=judge)
     trainer.run(progress=False)
-    assert len(seen) == 2 and all(torch.equal(a, b) for a, b in zip(trainer.best, seen[0], strict=True))
+    assert len(seen) == 3  # before training, and twice while it goes on
+    now = list(trainer.policy.denoiser.parameters())
+    if kept is None:  # nothing better than the start was seen: the last weights stay
+        kept = 2
+        assert trainer.best is None
+    assert all(torch.equal(a, b) for a, b in zip(now, seen[kept], strict=True))
 
 
 def test_lora_starts_as_the_base_model_and_merges_into_an_ordinary_one():
