@@ -174,7 +174,7 @@ class DDPOConfig:
     lora_rank: int = 8  # 0 trains all weights
     lora_alpha: float = 16.0
     kl_weight: float = 0.0
-    replay_weight: float = 0.15
+    replay_weight: float = 0.2
     replay_batch: int = 64
     judge_every: int = 20  # rollouts between two looks of the judge
     seed: int = 0
