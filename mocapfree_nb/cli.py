@@ -33,6 +33,8 @@ Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1
 
 class Network(StrEnum):
     denoiser = "denoiser"
+    unet = "unet"
+    latent = "latent"
     retrieval = "retrieval"
     evaluator = "evaluator"
 

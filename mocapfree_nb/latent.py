@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PostNormBlock', 'SkipTransformer', 'LearnedPositions', 'MotionVAE', 'kl_to_standard_normal', 'vae_loss',
-           'TimeEmbedding', 'LatentNetwork', 'LatentDenoiser', 'vae_batch_loss', 'pretrain_latent']
+           'TimeEmbedding', 'LatentNetwork', 'LatentDenoiser', 'vae_batch_loss', 'latent_batch_loss', 'pretrain_latent']
 
-# %% ../nbs/15_latent.ipynb #6ebc9829
-from dataclasses import replace
+# %% ../nbs/15_latent.ipynb #d7bdcfac
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from .corpus import Corpus, collate
 from .denoiser import Denoiser, SelfAttention, check_inputs, sinusoids
 from .features import length_mask
 from .files import UserError
-from .pretrain import PretrainConfig, masked_mean_square, pretrain
+from .pretrain import PretrainConfig, diffusion_loss, masked_mean_square, pretrain
 from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/15_latent.ipynb #148e3510
@@ -182,7 +182,7 @@ class LatentNetwork(nn.Module):
         stream = self.encoder(self.query_pos(torch.cat(parts, dim=1)), torch.cat(attended, dim=1))
         return stream[:, : x.shape[1]]
 
-# %% ../nbs/15_latent.ipynb #9dd51f3f
+# %% ../nbs/15_latent.ipynb #1695ea90
 class LatentDenoiser(Denoiser):
     """A motion VAE, and a network that denoises its latents (arXiv 2212.04048): a state is `latent_tokens` rows."""
 
@@ -257,15 +257,20 @@ class LatentDenoiser(Denoiser):
     @torch.no_grad()
     def fit_latents(self, corpus: Corpus, batch_size: int = 256) -> None:
         """Measure mean and deviation of the corpus's latents, and note which VAE they belong to."""
-        parts = []
-        for first in range(0, len(corpus), batch_size):
-            batch = collate([corpus[i] for i in range(first, min(first + batch_size, len(corpus)))])
-            batch = batch.to(self.feature_mean.device)
-            parts.append(self.vae.encode(self.normalise(batch.motion), batch.lengths)[0])
-        latents = torch.cat(parts)
+        self.latent_mean.zero_()
+        self.latent_std.fill_(1)
+        latents = self.encode_corpus(corpus, batch_size)
         self.latent_mean.copy_(latents.mean(0))
         self.latent_std.copy_(latents.std(0).clamp(min=1e-3))
         self.vae_signature.copy_(self._sign())
+
+    def encode_corpus(self, corpus: Corpus, batch_size: int = 256) -> Tensor:
+        """The clean latents of every clip, (clips, tokens, width)."""
+        parts = []
+        for rows in torch.arange(len(corpus)).split(batch_size):
+            batch = collate([corpus[i] for i in rows.tolist()]).to(self.feature_mean.device)
+            parts.append(self.encode(batch.motion, batch.lengths))
+        return torch.cat(parts)
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> "LatentDenoiser":
@@ -276,7 +281,7 @@ class LatentDenoiser(Denoiser):
             raise UserError(f"{folder}: this VAE is not the one whose latents the network was trained on; restore it")
         return model
 
-# %% ../nbs/15_latent.ipynb #f88470bd
+# %% ../nbs/15_latent.ipynb #55a19935
 def vae_batch_loss(
     model: LatentDenoiser,
     corpus: Corpus,
@@ -293,24 +298,54 @@ def vae_batch_loss(
     return vae_loss(model.vae, x, batch.lengths, noise, kl_weight)[0]
 
 
+def latent_batch_loss(
+    model: LatentDenoiser,
+    corpus: Corpus,
+    config: PretrainConfig,
+    text_encoder: TextEncoder,
+    generator: torch.Generator,
+    latents: Tensor,
+) -> Tensor:
+    """`diffusion_loss` of random clips whose `latents` (clips, tokens, width) are known, for `pretrain`."""
+    count, device = config.batch_size, latents.device
+    chosen = torch.randint(len(corpus), (count,), generator=generator)
+    clips = [corpus[i] for i in chosen.tolist()]
+    which = torch.rand(count, generator=generator).tolist()
+    prompts = [clip.captions[int(u * len(clip.captions))] for clip, u in zip(clips, which, strict=True)]
+    t = torch.randint(model.noise_schedule.num_timesteps, (count,), generator=generator)
+    noise = torch.randn(count, *latents.shape[1:], generator=generator)
+    return diffusion_loss(
+        model,
+        model.noise_schedule,
+        x0=latents[chosen.to(device)],
+        lengths=torch.tensor([len(clip) for clip in clips], device=device),
+        text=text_encoder(prompts).to(device),
+        t=t.to(device),
+        noise=noise.to(device),
+        conditional=(torch.rand(count, generator=generator) >= config.text_dropout).to(device),
+    )
+
+
 def pretrain_latent(
     model: LatentDenoiser,
     corpus: Corpus,
     config: PretrainConfig,
-    vae_steps: int,
+    vae_config: PretrainConfig,
+    text_encoder: TextEncoder | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> LatentDenoiser:
-    """Train first the VAE for `vae_steps`, then the network on its latents as `config` says; see `pretrain`."""
+    """Train first the VAE as `vae_config` says, then the network on its latents by `config`; see `pretrain`.
+
+    The VAE stands still in the second part, so each clip is packed once and not at every step.
+    """
     stage = None if checkpoint is None else Path(checkpoint).with_suffix(".vae.pt")
-    first = replace(config, steps=vae_steps)
-    model = pretrain(
-        model, corpus, first, checkpoint=stage, progress=progress, batch_loss=vae_batch_loss, network=model.vae
-    )
-    model.requires_grad_(True)
-    model.vae.requires_grad_(False)
+    settings = {"text_encoder": text_encoder, "progress": progress}
+    model = pretrain(model, corpus, vae_config, checkpoint=stage, batch_loss=vae_batch_loss, network=model.vae, **settings)
+    model.denoiser.requires_grad_(True)
     model.fit_latents(corpus)
-    model = pretrain(model, corpus, config, checkpoint=checkpoint, progress=progress)
+    packed = partial(latent_batch_loss, latents=model.encode_corpus(corpus))
+    model = pretrain(model, corpus, config, checkpoint=checkpoint, batch_loss=packed, **settings)
     if stage is not None:
         stage.unlink(missing_ok=True)
     return model
