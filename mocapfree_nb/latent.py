@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PostNormBlock', 'SkipTransformer', 'LearnedPositions', 'MotionVAE', 'kl_to_standard_normal', 'vae_loss',
-           'TimeEmbedding', 'LatentNetwork', 'LatentDenoiser', 'vae_batch_loss', 'latent_batch_loss', 'pretrain_latent']
+           'TimeEmbedding', 'LatentNetwork', 'LatentStates', 'LatentDenoiser', 'vae_batch_loss', 'latent_batch_loss',
+           'pretrain_latent']
 
 # %% ../nbs/15_latent.ipynb #d7bdcfac
 from functools import partial
@@ -44,7 +45,7 @@ class PostNormBlock(nn.Module):
             x, last = self.norm2(x + self.dropout(self.multihead_attn(x, seen, memory))), self.norm3
         return last(x + self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x))))))
 
-# %% ../nbs/15_latent.ipynb #26e29389
+# %% ../nbs/15_latent.ipynb #353d272b
 class SkipTransformer(nn.Module):
     """Blocks with long skips, as a U-Net has: what the first block said is handed to the last, and so on inwards."""
 
@@ -69,7 +70,7 @@ class SkipTransformer(nn.Module):
             x = block(join(torch.cat([x, said.pop()], dim=-1)), attended, memory)
         return self.norm(x)
 
-
+# %% ../nbs/15_latent.ipynb #cc3d161e
 class LearnedPositions(nn.Module):
     """A learned vector for each place in a sequence, added to what stands there."""
 
@@ -144,7 +145,7 @@ def vae_loss(vae: MotionVAE, x: Tensor, lengths: Tensor, noise: Tensor, kl_weigh
     divergence = kl_to_standard_normal(mean.float(), log_variance.float()).mean(0)
     return masked_mean_square(again.float() - x, lengths) + kl_weight * divergence.mean(), divergence.detach()
 
-# %% ../nbs/15_latent.ipynb #24810785
+# %% ../nbs/15_latent.ipynb #ca721fcc
 class TimeEmbedding(nn.Module):
     """A timestep's waves through two layers, one token of `width` numbers."""
 
@@ -157,7 +158,7 @@ class TimeEmbedding(nn.Module):
         sines, cosines = sinusoids(t, self.waves).to(self.linear_1.weight.dtype).chunk(2, dim=-1)
         return self.linear_2(F.silu(self.linear_1(torch.cat([cosines, sines], dim=-1))))
 
-
+# %% ../nbs/15_latent.ipynb #4971f9b0
 class LatentNetwork(nn.Module):
     """A skip transformer over [latent tokens, timestep, caption, caption's words], after MLD (arXiv 2212.04048)."""
 
@@ -182,9 +183,9 @@ class LatentNetwork(nn.Module):
         stream = self.encoder(self.query_pos(torch.cat(parts, dim=1)), torch.cat(attended, dim=1))
         return stream[:, : x.shape[1]]
 
-# %% ../nbs/15_latent.ipynb #1695ea90
-class LatentDenoiser(Denoiser):
-    """A motion VAE, and a network that denoises its latents (arXiv 2212.04048): a state is `latent_tokens` rows."""
+# %% ../nbs/15_latent.ipynb #258ba4be
+class LatentStates(Denoiser):
+    """A motion VAE and a network for its latents; the states of the walk are `latent_tokens` rows of `width`."""
 
     def __init__(
         self,
@@ -236,6 +237,10 @@ class LatentDenoiser(Denoiser):
         x = self.vae.decode((state * self.latent_std + self.latent_mean).to(self.vae.final_layer.weight.dtype), lengths)
         return self.denormalise(x).masked_fill(~length_mask(lengths, x.shape[1])[..., None], 0)
 
+# %% ../nbs/15_latent.ipynb #e2a22b14
+class LatentDenoiser(LatentStates):
+    """A motion VAE, and a network that denoises its latents, after MLD (arXiv 2212.04048)."""
+
     def forward(
         self, x_t: Tensor, t: Tensor, text: TextEmbedding, lengths: Tensor, conditional: Tensor | None = None
     ) -> Tensor:
@@ -281,7 +286,7 @@ class LatentDenoiser(Denoiser):
             raise UserError(f"{folder}: this VAE is not the one whose latents the network was trained on; restore it")
         return model
 
-# %% ../nbs/15_latent.ipynb #55a19935
+# %% ../nbs/15_latent.ipynb #74e1706e
 def vae_batch_loss(
     model: LatentDenoiser,
     corpus: Corpus,
@@ -297,7 +302,7 @@ def vae_batch_loss(
     noise = torch.randn(len(x), *model.latent_mean.shape, generator=generator).to(x.device)
     return vae_loss(model.vae, x, batch.lengths, noise, kl_weight)[0]
 
-
+# %% ../nbs/15_latent.ipynb #dbef9d1b
 def latent_batch_loss(
     model: LatentDenoiser,
     corpus: Corpus,
