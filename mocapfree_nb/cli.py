@@ -292,6 +292,34 @@ def generate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their report.json.")],
+    out: Annotated[Path | None, typer.Option(help="Write the table here as a page (.html).")] = None,
+) -> None:
+    """Put finished runs side by side: what each learnt and forgot, and what a round of its model costs here.
+
+    mocapfree compare runs/demo runs/demo-unet runs/demo-latent
+    """
+    from mocapfree_nb.bench import measure_round
+    from mocapfree_nb.files import read_json, write_atomically
+    from mocapfree_nb.report import comparison_html, comparison_rows, comparison_text
+
+    paths = {str(run): run if run.suffix == ".json" else run / "report.json" for run in runs}
+    reports = {name: read_json(path) for name, path in paths.items()}
+    unfit = [name for name, report in reports.items() if not {"target", "original", "config"} <= set(report)]
+    if unfit:
+        raise UserError(f"{unfit[0]} is not the report of an adaptation")
+    models = {name: str(report["config"].get("model", "")) for name, report in reports.items()}
+    costs = {name: measure_round(model) for name, model in models.items() if Path(model).is_dir()}
+    rows = comparison_rows(reports, costs)
+    print(comparison_text(rows))
+    if out:
+        with write_atomically(out) as temporary:
+            temporary.write_text(comparison_html(rows), encoding="utf-8")
+        print(f"saved {out}")
+
+
+@app.command()
 def ablation(
     out: Annotated[Path, typer.Option(help="JSON file of the results; what is in it already is not run again.")],
     variant: Annotated[list[str] | None, typer.Option(help="Only these variants; repeat for more.")] = None,

@@ -588,7 +588,7 @@ SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, traini
     "latent": (
         LatentDenoiser,
         {"width": 96, "feedforward": 256, "dropout": 0.0},
-        {"steps": 5000, "batch_size": 32},
+        {"steps": 2500, "batch_size": 32},
     ),
 }
 ARCHITECTURES = {"transformer": "denoiser", "unet": "unet", "latent": "latent"}  # and the names of their folders

@@ -241,3 +241,38 @@ def test_what_a_solver_cannot_be_is_named():
     text = FakeEncoder()(PROMPTS)
     with pytest.raises(ValueError, match="looks back: move 2 needs the belief before it"):
         policy.step(torch.randn(3, 9, FEATURES), 2, text, torch.tensor(LENGTHS))
+
+
+def test_a_saved_denoiser_comes_back_as_what_it_was(tmp_path):
+    from mocapfree_nb.experiment import load_denoiser
+    from mocapfree_nb.retrieval import RetrievalModel
+
+    for name, kind in ARCHITECTURES.items():
+        made = kind(prediction="v")
+        made.save_pretrained(tmp_path / name)
+        again = load_denoiser(tmp_path / name)
+        assert type(again) is type(made) and again.prediction == "v"
+        assert all(torch.equal(a, b) for a, b in zip(made.state_dict().values(), again.state_dict().values(), strict=True))
+    with pytest.raises(UserError, match="holds a MotionUNet, not a MotionDenoiser"):
+        MotionDenoiser.from_folder(tmp_path / "unet")
+    config = json.loads((tmp_path / "transformer" / "config.json").read_text())
+    del config["architecture"]  # as in folders from before the architecture was noted
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    assert isinstance(load_denoiser(tmp_path / "transformer"), MotionDenoiser)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"architecture": RetrievalModel.__name__}))
+    with pytest.raises(UserError, match="a RetrievalModel, which denoises nothing"):
+        load_denoiser(tmp_path / "other")
+
+
+def test_lora_on_a_convolution_is_a_low_rank_change_of_its_kernel():
+    layer = torch.nn.Conv1d(6, 4, 3)
+    before = layer.weight.detach().clone()
+    trained = ddpo.add_lora(layer, rank=2, alpha=4.0)
+    assert torch.equal(layer.weight, before), "nothing changes until something is learnt"
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.normal_()
+    ddpo.merge_lora(layer)
+    change = (layer.weight - before).flatten(1)
+    assert layer.weight.shape == before.shape and torch.linalg.matrix_rank(change) == 2
