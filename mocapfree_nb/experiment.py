@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
            'check_motion', 'Judges', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination', 'Report',
            'gap_closed', 'pick_motions', 'load_judges', 'load_denoiser', 'load_policy', 'report_values', 'adapt',
-           'summary', 'next_run', 'ablate', 'train', 'shipped_models', 'evaluate', 'generate']
+           'summary', 'next_run', 'ablate', 'shipped_models', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
 import json
@@ -431,17 +431,10 @@ def adapt(
     looks = {"before": examination(policy)}
     if full_model:
         looks["full_data"] = examination(load_policy(full_model, **walk))
-    known = looks["before"]["target"]["verified"] is not None
-    trainer = DDPOTrainer(
-        policy,
-        RetrievalReward(judges.reward.model, distractors=task.anchors.prompts) if margin else judges.reward,
-        task.practice,
-        task.anchors.lengths,
-        config,
-        anchor_prompts=task.anchors.prompts,
-        judge=GeometryJudge(policy, task, checks) if known else None,
-        folder=folder,
-    )
+    judge = None if looks["before"]["target"]["verified"] is None else GeometryJudge(policy, task, checks)
+    reward = RetrievalReward(judges.reward.model, distractors=task.anchors.prompts) if margin else judges.reward
+    lengths, anchors = task.anchors.lengths, task.anchors.prompts
+    trainer = DDPOTrainer(policy, reward, task.practice, lengths, config, anchors, judge, folder)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin}
     settings |= {"architecture": type(policy.denoiser).__name__, **walk, **asdict(config)}
@@ -535,6 +528,44 @@ def ablate(
             print(f"{name} (seed {seed})\n{summary(values)}", flush=True)
     return rows
 
+# %% ../nbs/14_experiment.ipynb #34d510da
+SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, training
+    "denoiser": (
+        MotionDenoiser,
+        {"width": 128, "layers": 4, "heads": 4, "feedforward": 384, "frames_per_token": 2, "dropout": 0.0},
+        {"bfloat16": True},
+    ),
+    "unet": (
+        MotionUNet,
+        {"channels": (48, 64, 64), "text_latent": 64, "dropout": 0.0},
+        {"steps": 2500, "batch_size": 32},
+    ),
+    "latent": (
+        LatentDenoiser,
+        {"width": 96, "feedforward": 256, "dropout": 0.0},
+        {"steps": 2500, "batch_size": 32},
+    ),
+}
+ARCHITECTURES = {"transformer": "denoiser", "unet": "unet", "latent": "latent"}  # and the names of their folders
+VAE_TRAINING = PretrainConfig(steps=3000, batch_size=32)
+
+
+def shipped_models(architecture: str) -> tuple[Path, Path | None]:
+    """Folders of the shipped model that never saw the left-out action, and of the one that did (None: not shipped).
+
+    Raises `UserError` for an architecture that does not exist or comes without weights.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    name = ARCHITECTURES[architecture]
+    base, full = WEIGHTS / f"{name}-leave-one-out", WEIGHTS / name
+    if not base.is_dir():
+        raise UserError(
+            f"no weights of the {architecture} are shipped: train them (mocapfree pretrain {name} --leave-out {LEFT_OUT} "
+            f"--out {name}) and adapt those (mocapfree adapt --leave-out {LEFT_OUT} --model {name})"
+        )
+    return base, full if full.is_dir() else None
+
 # %% ../nbs/14_experiment.ipynb #9cee0d73
 def train(
     network: str,
@@ -572,44 +603,6 @@ def train(
             model = pretrain(denoiser, clips, config, checkpoint=checkpoint)
         checkpoint.unlink(missing_ok=True)
     model.half().save_pretrained(out)
-
-
-SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, training
-    "denoiser": (
-        MotionDenoiser,
-        {"width": 128, "layers": 4, "heads": 4, "feedforward": 384, "frames_per_token": 2, "dropout": 0.0},
-        {"bfloat16": True},
-    ),
-    "unet": (
-        MotionUNet,
-        {"channels": (48, 64, 64), "text_latent": 64, "dropout": 0.0},
-        {"steps": 2500, "batch_size": 32},
-    ),
-    "latent": (
-        LatentDenoiser,
-        {"width": 96, "feedforward": 256, "dropout": 0.0},
-        {"steps": 2500, "batch_size": 32},
-    ),
-}
-ARCHITECTURES = {"transformer": "denoiser", "unet": "unet", "latent": "latent"}  # and the names of their folders
-VAE_TRAINING = PretrainConfig(steps=3000, batch_size=32)
-
-
-def shipped_models(architecture: str) -> tuple[Path, Path | None]:
-    """Folders of the shipped model that never saw the left-out action, and of the one that did (None: not shipped).
-
-    Raises `UserError` for an architecture that does not exist or comes without weights.
-    """
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
-    name = ARCHITECTURES[architecture]
-    base, full = WEIGHTS / f"{name}-leave-one-out", WEIGHTS / name
-    if not base.is_dir():
-        raise UserError(
-            f"no weights of the {architecture} are shipped: train them (mocapfree pretrain {name} --leave-out {LEFT_OUT} "
-            f"--out {name}) and adapt those (mocapfree adapt --leave-out {LEFT_OUT} --model {name})"
-        )
-    return base, full if full.is_dir() else None
 
 # %% ../nbs/14_experiment.ipynb #7d1febcb
 def evaluate(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Spacing', 'linear_betas', 'scaled_linear_betas', 'cosine_betas', 'spaced_timesteps', 'posterior_coefficients',
-           'NoiseSchedule']
+           'NoiseSchedule', 'velocity', 'x0_from_velocity']
 
 # %% ../nbs/06_schedule.ipynb #3ce05eb9
 import math
@@ -126,17 +126,19 @@ class NoiseSchedule:
         of_data, of_noise = self._roots(t, x_t)
         return (x_t - of_data * x0) / of_noise
 
-    def velocity(self, x0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
-        """How `x_t` turns from data into noise, sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x0; arXiv 2202.00512."""
-        of_data, of_noise = self._roots(t, x0)
-        return of_data * noise - of_noise * x0
-
-    def x0_from_velocity(self, x_t: Tensor, velocity: Tensor, t: Tensor | int) -> Tensor:
-        """The clean motion that `x_t` comes from, given the `velocity` there. Nothing is divided, so nothing explodes."""
-        of_data, of_noise = self._roots(t, x_t)
-        return of_data * x_t - of_noise * velocity
-
     def posterior(self, x0: Tensor, xt: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
         """Mean (like `xt`) and variance (shaped like `t`) of q(x_(t-1) | x_t, x_0), DDPM eq. 6 and 7."""
         on_x0, on_xt, variance = (_at(c, t, xt) for c in posterior_coefficients(self.betas, self.alphas_cumprod))
         return on_x0 * x0 + on_xt * xt, variance.reshape(torch.as_tensor(t).shape)
+
+# %% ../nbs/06_schedule.ipynb #ecac0802
+def velocity(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+    """How `x_t` turns from data into noise, sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x0; arXiv 2202.00512."""
+    of_data, of_noise = schedule._roots(t, x0)
+    return of_data * noise - of_noise * x0
+
+
+def x0_from_velocity(schedule: NoiseSchedule, x_t: Tensor, v: Tensor, t: Tensor | int) -> Tensor:
+    """The clean motion that `x_t` comes from, given the velocity `v` there. Nothing is divided, so nothing explodes."""
+    of_data, of_noise = schedule._roots(t, x_t)
+    return of_data * x_t - of_noise * v
