@@ -1,13 +1,19 @@
 """`mocapfree bench`: how fast this machine is, as ratios and medians of one run. Not a test: machines differ."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import torch
 
-from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, collect, update
+from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
+from mocapfree_nb.experiment import load_denoiser
 from mocapfree_nb.features import joints_to_features
+from mocapfree_nb.latent import LatentDenoiser
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.retrieval import RetrievalModel, RetrievalReward
@@ -80,8 +86,68 @@ def rollout(batch: int = 64, frames: int = 48) -> str:
     return f"rollout of {batch} motions, 10 steps with guidance: {taken:.2f} s"
 
 
+def _peak_mebibytes() -> float | None:
+    """The most memory this process has held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _measure_round(denoiser: Denoiser | str, batch: int, frames: int, turns: int) -> dict:
+    """See `measure_round`; this is what its fresh process does."""
+    denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
+    config = DDPOConfig(
+        prompts_per_rollout=1, motions_per_prompt=batch, credit="end", advantage="batch", replay_weight=0.0
+    )
+
+    def trainer(frames: int) -> DDPOTrainer:
+        policy = DiffusionPolicy(denoiser, steps=10)
+        return DDPOTrainer(policy, lambda motion, *_: motion[:, 0, 0], ["a person waves"], torch.tensor([frames]), config)
+
+    def play(run: DDPOTrainer):
+        return collect(run.policy, run.reward, run.prompts, run.lengths, config, run.tracker, run.generator)
+
+    run = trainer(frames)
+    taken, before = {"rollout_s": [], "update_s": []}, _peak_mebibytes()
+    memory = {}
+    for _ in range(turns):
+        started = time.perf_counter()
+        experience = play(run)
+        taken["rollout_s"].append(time.perf_counter() - started)
+        memory.setdefault("rollout_mib", before and _peak_mebibytes() - before)
+        started = time.perf_counter()
+        update(run.policy, experience, run.optimizer, run.weights, config, run.generator)
+        taken["update_s"].append(time.perf_counter() - started)
+    memory["update_mib"] = before and _peak_mebibytes() - before
+    return {name: min(values) for name, values in taken.items()} | memory
+
+
+def measure_round(denoiser: Denoiser | str, batch: int = 16, frames: int = 48, turns: int = 2) -> dict:
+    """What one rollout of `batch` motions and one update cost, in a fresh process: the best of `turns`.
+
+    `denoiser` is a network or the folder of a saved one. Returns `rollout_s`, `update_s` (seconds), `rollout_mib` and
+    `update_mib`: by how much the process's peak memory grew until after the rollout, and until after the update (None
+    where the system does not tell).
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(_measure_round, denoiser, batch, frames, turns).result()
+
+
+def architectures(batch: int = 16, frames: int = 120) -> str:
+    """Rollout and update of the latent model against the joint-space transformer of equal width, long motions."""
+    size = {"width": 128, "heads": 4, "feedforward": 384, "dropout": 0.0}
+    costs = [measure_round(kind, batch, frames) for kind in (MotionDenoiser(layers=5, **size), LatentDenoiser(**size))]
+    joint, latent = (batch / (cost["rollout_s"] + cost["update_s"]) for cost in costs)
+    return (
+        f"rollout and update at {frames} frames, width 128, 5 layers: {latent:.1f} motions/s in latent space, {joint:.1f} "
+        f"in joint space: {latent / joint:.1f} times as many"
+    )
+
+
 def main() -> None:
     """Run all benchmarks and print a line for each."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for benchmark in (reward_path, features, guidance, rollout):
+    for benchmark in (reward_path, features, guidance, rollout, architectures):
         print(benchmark(), flush=True)

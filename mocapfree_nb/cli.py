@@ -27,12 +27,16 @@ Corpus = Annotated[str, typer.Option(help="'procedural', or a folder in the Huma
 MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2, max=50)]
+DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
+Solver = Annotated[str, typer.Option(help="How noise is walked down: ddim, ddpm, sde-dpmsolver++, sde-dpmsolver++2m ...")]
+Eta = Annotated[float | None, typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1)]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 
 
 class Network(StrEnum):
     denoiser = "denoiser"
+    unet = "unet"
+    latent = "latent"
     retrieval = "retrieval"
     evaluator = "evaluator"
 
@@ -89,18 +93,23 @@ def _announce(report, folder: Path) -> None:
 
 
 @app.command()
-def demo(seed: Seed = 0, name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None) -> None:
+def demo(
+    model: Annotated[str, typer.Option(help="Architecture: transformer, unet or latent.")] = "transformer",
+    seed: Seed = 0,
+    name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None,
+) -> None:
     """The main job: teach the shipped model an action it never saw, and report before and after.
 
     Takes a few minutes on two CPU cores. A demo that was interrupted goes on where it stopped.
     """
-    from mocapfree_nb.experiment import adapt, next_run
-
-    folder = Path("runs") / name if name else next_run("runs", "demo" if seed == 0 else f"demo-seed{seed}")
     from mocapfree_nb.ddpo import DDPOConfig
+    from mocapfree_nb.experiment import adapt, next_run, shipped_models
 
+    base, full = shipped_models(model)
+    usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
+    folder = Path("runs") / name if name else next_run("runs", usual)
     print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
-    _announce(adapt(config=DDPOConfig(seed=seed), folder=folder), folder)
+    _announce(adapt(model=base, full_model=full, config=DDPOConfig(seed=seed), folder=folder), folder)
 
 
 @app.command()
@@ -126,6 +135,8 @@ def adapt(
     steps: Annotated[int | None, typer.Option(help="Rounds of practice (default: the recipe's).", min=1)] = None,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
     name: Annotated[str, typer.Option(help="Run folder under runs/.")] = "adapt",
@@ -165,6 +176,8 @@ def adapt(
         config=replace(config, rollouts=steps) if steps else config,
         steps=denoising_steps,
         guidance_scale=guidance,
+        solver=solver,
+        eta=eta,
         folder=folder,
         device=_device(device),
         **{key: value for key, value in given.items() if value is not None},
@@ -197,8 +210,8 @@ def pretrain(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train a network on a corpus: the denoiser (the motion model), the retrieval network (the reward) or the
-    evaluator (metrics only). With the defaults this rebuilds the shipped weights.
+    """Train a network on a corpus: a motion model (the denoiser, a transformer; the unet; the latent model), the
+    retrieval network (the reward) or the evaluator (metrics only). With the defaults this rebuilds the shipped weights.
     """
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
@@ -220,6 +233,8 @@ def evaluate(
     questions: Annotated[int, typer.Option(help="Held-out prompts to ask for each label group.", min=8)] = 32,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the numbers here as JSON.")] = None,
@@ -243,6 +258,8 @@ def evaluate(
         guidance,
         seed,
         _device(device),
+        solver,
+        eta,
     )
     print(json.dumps(rows, indent=1))
     if out:
@@ -258,6 +275,8 @@ def generate(
     seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30)] = 2.4,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -268,8 +287,36 @@ def generate(
     if not prompts:
         raise UserError('say what to generate: mocapfree generate "a person waves with the left hand"')
     model = model or experiment.WEIGHTS / "denoiser"
-    path = experiment.generate(prompts, out, model, seconds, denoising_steps, guidance, seed, _device(device))
+    path = experiment.generate(prompts, out, model, seconds, denoising_steps, guidance, seed, _device(device), solver, eta)
     print(f"saved {path}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their report.json.")],
+    out: Annotated[Path | None, typer.Option(help="Write the table here as a page (.html).")] = None,
+) -> None:
+    """Put finished runs side by side: what each learnt and forgot, and what a round of its model costs here.
+
+    mocapfree compare runs/demo runs/demo-unet runs/demo-latent
+    """
+    from mocapfree_nb.bench import measure_round
+    from mocapfree_nb.files import read_json, write_atomically
+    from mocapfree_nb.report import comparison_html, comparison_rows, comparison_text
+
+    paths = {str(run): run if run.suffix == ".json" else run / "report.json" for run in runs}
+    reports = {name: read_json(path) for name, path in paths.items()}
+    unfit = [name for name, report in reports.items() if not {"target", "original", "config"} <= set(report)]
+    if unfit:
+        raise UserError(f"{unfit[0]} is not the report of an adaptation")
+    models = {name: str(report["config"].get("model", "")) for name, report in reports.items()}
+    costs = {name: measure_round(model) for name, model in models.items() if Path(model).is_dir()}
+    rows = comparison_rows(reports, costs)
+    print(comparison_text(rows))
+    if out:
+        with write_atomically(out) as temporary:
+            temporary.write_text(comparison_html(rows), encoding="utf-8")
+        print(f"saved {out}")
 
 
 @app.command()

@@ -5,13 +5,13 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .viewer import film_strips, motion_html
 
-__all__ = ["report_html", "players_html"]
+__all__ = ["report_html", "players_html", "comparison_rows", "comparison_text", "comparison_html"]
 
 LABELS = {"before": "before", "after": "after", "full_data": "saw the action"}
 METRICS = {  # key -> (name, which way is better, what it says)
@@ -317,3 +317,64 @@ def players_html(motions: Mapping[str, np.ndarray], title: str = "Generated moti
     """A page that plays motions, prompt -> joints (frames, joints, 3), each in a player of its own."""
     body = "".join(f"<h3>“{_escape(prompt)}”</h3>{motion_html({'': joints})}" for prompt, joints in motions.items())
     return _page(title, f"<h1>{_escape(title)}</h1>{body}")
+
+
+def comparison_rows(reports: Mapping[str, Mapping], costs: Mapping[str, Mapping]) -> list[dict[str, str]]:
+    """Runs side by side, one row of printable cells each: name -> what its `report.json` holds, and what a round costs.
+
+    A row of `costs` is that of `bench.measure_round`. "others" is what was forgotten: the actions that were not trained.
+    """
+
+    def change(part: Mapping, read: Callable[[Mapping], str]) -> str:
+        return f"{read(part['before'])} → {read(part['after'])}"
+
+    def fixed(value: object, digits: int) -> str:
+        number = _number(value)
+        return "–" if number is None else f"{number:.{digits}f}"
+
+    rows = []
+    for name, report in reports.items():
+        target, others, cost = report["target"], report["original"], costs.get(name, {})
+        rows.append(
+            {
+                "run": name,
+                "model": str(report["config"].get("architecture", "MotionDenoiser")),
+                "reward": f"{fixed(report['reward']['before'], 2)} → {fixed(report['reward']['after'], 2)}",
+                "verified": change(target, lambda row: _percent(row["verified"])),
+                "R-precision@1": change(target, lambda row: fixed(row["r_precision"][0], 2)),
+                "FID": change(target, lambda row: fixed(row["fid"], 1)),
+                "others verified": change(others, lambda row: _percent(row["verified"])),
+                "others R-precision@1": change(others, lambda row: fixed(row["r_precision"][0], 2)),
+                "minutes": fixed(report["wall_clock_s"] / 60, 1),
+                "rollout": f"{fixed(cost.get('rollout_s'), 2)} s",
+                "update": f"{fixed(cost.get('update_s'), 2)} s",
+                "memory": f"{fixed(cost.get('update_mib'), 0)} MiB",
+            }
+        )
+    return rows
+
+
+def comparison_text(rows: Sequence[Mapping[str, str]]) -> str:
+    """The rows of `comparison_rows` as plain text, one block a run."""
+    wide = max(len(key) for row in rows for key in row)
+    return "\n\n".join("\n".join(f"{key:>{wide}}  {value}" for key, value in row.items()) for row in rows)
+
+
+def comparison_html(rows: Sequence[Mapping[str, str]]) -> str:
+    """The same as a page of its own, one column a run."""
+    title = "Runs side by side"
+    first, *keys = rows[0]
+    head = "".join(f'<th scope="col">{_escape(row[first])}</th>' for row in rows)
+    body = "".join(
+        f'<tr><th scope="row">{_escape(key)}</th>{"".join(f"<td>{_escape(row[key])}</td>" for row in rows)}</tr>'
+        for key in keys
+    )
+    note = (
+        "Before → after adaptation, on held-out prompts; “others” are the actions that were not trained. Rollout, update "
+        "and memory (above what the process held before) are those of one round of 16 motions of 48 frames."
+    )
+    return _page(
+        title,
+        f'<h1>{title}</h1><p>{note}</p><div class="wide"><table><caption>{title}</caption><thead><tr><th></th>{head}</tr>'
+        f"</thead><tbody>{body}</tbody></table></div>",
+    )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Spacing', 'linear_betas', 'scaled_linear_betas', 'cosine_betas', 'spaced_timesteps', 'posterior_coefficients',
-           'NoiseSchedule']
+           'NoiseSchedule', 'velocity', 'x0_from_velocity']
 
 # %% ../nbs/06_schedule.ipynb #3ce05eb9
 import math
@@ -32,14 +32,15 @@ def cosine_betas(num_timesteps: int) -> Tensor:
     return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
 
 # %% ../nbs/06_schedule.ipynb #7b57952e
-Spacing = Literal["trailing", "leading", "linspace"]
+Spacing = Literal["trailing", "leading", "linspace", "dpm"]
 
 
 def spaced_timesteps(num_timesteps: int, steps: int, spacing: Spacing = "trailing") -> list[int]:
     """`steps` of the `num_timesteps` timesteps, from the noisiest down: the stops of a shorter walk.
 
     trailing begins at the last timestep, so in pure noise; leading ends at timestep 0 and begins somewhere below
-    the last; linspace includes both. Source: arXiv 2305.08891, table 2.
+    the last; linspace includes both; dpm is a linspace of one step more, without its 0. Sources: arXiv 2305.08891,
+    table 2; dpm as in the authors' DPM-Solver++ (2211.01095).
     Raises `ValueError` for more steps than timesteps, or another spacing.
     """
     if not 1 <= steps <= num_timesteps:
@@ -50,7 +51,9 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: Spacing = "trailin
         return [i * (num_timesteps // steps) for i in reversed(range(steps))]
     if spacing == "linspace":
         return [round(i * (num_timesteps - 1) / max(steps - 1, 1)) for i in reversed(range(steps))]
-    raise ValueError(f"spacing is 'trailing', 'leading' or 'linspace', not {spacing!r}")
+    if spacing == "dpm":
+        return [round(i * (num_timesteps - 1) / steps) for i in range(steps, 0, -1)]
+    raise ValueError(f"spacing is 'trailing', 'leading', 'linspace' or 'dpm', not {spacing!r}")
 
 # %% ../nbs/06_schedule.ipynb #a096a4b5
 def posterior_coefficients(betas: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,3 +130,15 @@ class NoiseSchedule:
         """Mean (like `xt`) and variance (shaped like `t`) of q(x_(t-1) | x_t, x_0), DDPM eq. 6 and 7."""
         on_x0, on_xt, variance = (_at(c, t, xt) for c in posterior_coefficients(self.betas, self.alphas_cumprod))
         return on_x0 * x0 + on_xt * xt, variance.reshape(torch.as_tensor(t).shape)
+
+# %% ../nbs/06_schedule.ipynb #ecac0802
+def velocity(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+    """How `x_t` turns from data into noise, sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x0; arXiv 2202.00512."""
+    of_data, of_noise = schedule._roots(t, x0)
+    return of_data * noise - of_noise * x0
+
+
+def x0_from_velocity(schedule: NoiseSchedule, x_t: Tensor, v: Tensor, t: Tensor | int) -> Tensor:
+    """The clean motion that `x_t` comes from, given the velocity `v` there. Nothing is divided, so nothing explodes."""
+    of_data, of_noise = schedule._roots(t, x_t)
+    return of_data * x_t - of_noise * v

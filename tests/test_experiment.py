@@ -148,6 +148,12 @@ MISTAKES = {
     "an empty caption": (["generate", " "], "empty prompt"),
     "nothing to resume": (["adapt", "--prompt", "bows", "--resume"], "nothing to resume"),
     "a check that is none": (["adapt", "--prompt", "bows", "--check", "x"], "--check"),
+    "a misspelt solver": (["generate", "walks", "--solver", "sde-dpmsolver"], "did you mean 'sde-dpmsolver++'"),
+    "more steps than timesteps": (["generate", "walks", "--denoising-steps", "51"], "50 timesteps"),
+    "training without noise": (["adapt", "--prompt", "bows", "--solver", "dpmsolver++2m"], "no density to train"),
+    "eta 0 for training": (["adapt", "--prompt", "bows", "--eta", "0"], "no density to train"),
+    "an unknown architecture": (["demo", "--model", "gan"], "transformer, unet, latent"),
+    "a run that is none": (["compare", "nowhere"], "nowhere"),
     "an unknown variant": (["ablation", "--out", "a.json", "--variant", "magic"], "magic"),
 }
 

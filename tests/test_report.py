@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mocapfree_nb.report import players_html, report_html
+from mocapfree_nb.report import comparison_html, comparison_rows, comparison_text, players_html, report_html
 from mocapfree_nb.skeleton import HUMANML3D
 
 NASTY = '</script><img src=x onerror=alert(1)>"'
@@ -110,3 +110,16 @@ def test_every_picture_is_described():
 def test_what_is_missing_is_left_out(report):
     text = Page(report_html(report)).text
     assert "nan" not in re.findall(r"[a-z]+", text.lower()) and "None" not in text
+
+
+def test_runs_stand_side_by_side():
+    latent = values(config={"architecture": "LatentDenoiser"}, reward={"before": 0.25, "after": 0.75})
+    cost = {"rollout_s": 1.25, "update_s": 2.5, "rollout_mib": 10.0, "update_mib": 90.4}
+    rows = comparison_rows({"runs/one": values(), f"runs/{NASTY}": latent}, {"runs/one": cost})
+    assert [row["model"] for row in rows] == ["MotionDenoiser", "LatentDenoiser"]
+    assert rows[0]["verified"] == "5.0% → 85.0%" and rows[0]["others verified"] == "93.0% → 91.0%"
+    assert rows[0]["rollout"] == "1.25 s" and rows[0]["update"] == "2.50 s" and rows[0]["memory"] == "90 MiB"
+    assert rows[1]["reward"] == "0.25 → 0.75" and rows[1]["memory"] == "– MiB"
+    page = Page(comparison_html(rows))
+    assert all(cell in page.text for row in rows for cell in row.values()) and "img" not in page.tags
+    assert comparison_text(rows).count("\n\n") == 1 and "93.0% → 91.0%" in comparison_text(rows)

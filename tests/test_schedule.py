@@ -109,7 +109,7 @@ def test_noise_and_variance_equal_the_diffusers_scheduler(name, theirs):
 
 
 @few
-@given(total=st.integers(1, 300), share=st.floats(0, 1), spacing=st.sampled_from(["trailing", "leading", "linspace"]))
+@given(total=st.integers(1, 300), share=st.floats(0, 1), spacing=st.sampled_from(["trailing", "leading", "linspace", "dpm"]))
 def test_timesteps_descend_strictly_inside_the_schedule(total, share, spacing):
     steps = max(1, round(share * total))
     stops = spaced_timesteps(total, steps, spacing)
