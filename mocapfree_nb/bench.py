@@ -103,7 +103,7 @@ print(json.dumps({"seconds": seconds, "busy": busy, "peak": peak, "clips": len(c
 """
 
 
-def write_folder(root: Path, motions: int, joints: bool = True) -> None:
+def write_folder(root: Path, motions: int) -> None:
     """A folder in the layout of HumanML3D, of so many synthetic motions, 40 to 196 frames long, as it would ship."""
     made = generate_clips(256, seed=0)
     generator = np.random.default_rng(0)
@@ -113,8 +113,7 @@ def write_folder(root: Path, motions: int, joints: bool = True) -> None:
     poses = np.concatenate(clips)
     np.save(root / "Mean.npy", poses.mean(0))
     np.save(root / "Std.npy", poses.std(0) + np.float32(1e-3))
-    parts = ("texts", "new_joint_vecs", *(("new_joints",) if joints else ()))
-    for part in parts:
+    for part in ("texts", "new_joint_vecs", "new_joints"):
         (root / part).mkdir()
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for i in range(motions):
@@ -122,8 +121,7 @@ def write_folder(root: Path, motions: int, joints: bool = True) -> None:
         frames = int(generator.integers(40, 197))
         motion = np.resize(there_and_back[i % 256], (frames, 263))
         np.save(root / "new_joint_vecs" / f"{name}.npy", motion)
-        if joints:
-            np.save(root / "new_joints" / f"{name}.npy", motion[:, :66].reshape(-1, 22, 3))
+        np.save(root / "new_joints" / f"{name}.npy", motion[:, :66].reshape(-1, 22, 3))
         lines = [f"{caption}#{'word/NOUN ' * 8}#0.0#0.0\n" for caption in (made.captions[i % 256] * 3)[:3]]
         (root / "texts" / f"{name}.txt").write_text("".join(lines))
         lists["train" if i % 20 < 16 else "val" if i % 20 == 16 else "test"].append(name)
