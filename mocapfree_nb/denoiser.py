@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .features import length_mask
 from .files import PretrainedModel, UserError
+from .guards import check_width
 from .schedule import NoiseSchedule
 from .text import TextEmbedding
 
@@ -120,8 +121,7 @@ class Denoiser(PretrainedModel):
 # %% ../nbs/07_denoiser.ipynb #870b7c7a
 def _check_inputs(x_t: Tensor, t: Tensor, text: TextEmbedding, lengths: Tensor, num_features: int) -> None:
     """Raise `ValueError` unless there is one timestep, caption and length for each motion of `x_t`."""
-    if x_t.ndim != 3 or x_t.shape[2] != num_features:
-        raise ValueError(f"x_t should be (batch, frames, {num_features}), got {tuple(x_t.shape)}")
+    check_width(x_t, num_features, "x_t")
     if not (t.shape == lengths.shape == x_t.shape[:1] and len(text) == len(x_t)):
         given = f"t {tuple(t.shape)}, lengths {tuple(lengths.shape)} and {len(text)} captions"
         raise ValueError(f"{len(x_t)} motions need one timestep, length and caption each, got {given}")
