@@ -103,7 +103,7 @@ def with_damage(root, name, data):
             (root / "aside").rename(root / ARRAYS[0])
     if corpus is not None:
         assert all(np.isfinite(clip.features).all() and clip.captions and len(clip) >= 16 for clip in corpus)
-        assert np.isfinite(corpus.mean).all() and (corpus.std > 0).all() and len(corpus) >= 4
+        assert np.isfinite(corpus.mean).all() and (corpus.std > 0).all() and len(corpus)
 
 
 @cases(120)
