@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from .features import length_mask
 from .files import UserError, load_array
-from .mdm import DecoderBlock, EncoderBlock, interleaved_sinusoids
+from .latent import PostNormBlock
+from .mdm import interleaved_sinusoids
 from .retrieval import MotionJudge
 from .text import TextEmbedding, mean_pool
 
@@ -31,7 +32,7 @@ class ActorEncoder(nn.Module):
         super().__init__()
         self.project = nn.Linear(inputs, width)
         self.tokens = nn.Parameter(torch.randn(2, width))
-        self.blocks = nn.ModuleList(EncoderBlock(width, heads, feedforward, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(PostNormBlock(width, heads, feedforward, dropout) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, sequence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +51,7 @@ class ActorDecoder(nn.Module):
 
     def __init__(self, outputs: int, width: int, layers: int, heads: int, feedforward: int, dropout: float):
         super().__init__()
-        self.blocks = nn.ModuleList(DecoderBlock(width, heads, feedforward, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(PostNormBlock(width, heads, feedforward, dropout, True) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
         self.finish = nn.Linear(width, outputs)
 
@@ -60,7 +61,7 @@ class ActorDecoder(nn.Module):
         x = self.dropout(positions.to(latent.dtype).expand(len(latent), -1, -1))
         memory = latent[:, None]
         for block in self.blocks:
-            x = block(x, mask, memory, torch.ones_like(mask[:, :1]))
+            x = block(x, mask, memory)
         return self.finish(x).masked_fill(~mask[..., None], 0)
 
 # %% ../nbs/19_judges.ipynb #2887473c
@@ -106,8 +107,6 @@ TMR_NAMES = {
     ".seqTransEncoder.layers.": ".blocks.",
     ".seqTransDecoder.layers.": ".blocks.",
     ".final_layer.": ".finish.",
-    ".self_attn.": ".self_attention.",
-    ".multihead_attn.": ".cross_attention.",
 }
 
 # %% ../nbs/19_judges.ipynb #4556ccd2
