@@ -273,6 +273,30 @@ def generate(
 
 
 @app.command()
+def checkpoint(
+    path: Annotated[Path, typer.Argument(help="A published file of weights, or its folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write config.json and model.safetensors to.")] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(help="Folder with mean and deviation, if they do not lie near the weights.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads, which no array shows (default: 4).", min=1)] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Diffusion steps, where no file beside says them.", min=1)] = None,
+) -> None:
+    """Say what a published checkpoint is (MDM, MLD, StableMoFusion, TMR, the Guo evaluator), and convert it.
+
+    Runs nothing that lies in the file. Every array must find its place: what is missing or left over is named.
+    """
+    from mocapfree_nb.checkpoints import convert, read_checkpoint
+
+    settings = {key: value for key, value in (("heads", heads), ("num_timesteps", timesteps)) if value}
+    if out:
+        print(convert(path, out, statistics, **settings))
+        print(f"saved {out}")
+    else:
+        print(read_checkpoint(path, statistics, **settings).report())
+
+
+@app.command()
 def ablation(
     out: Annotated[Path, typer.Option(help="JSON file of the results; what is in it already is not run again.")],
     variant: Annotated[list[str] | None, typer.Option(help="Only these variants; repeat for more.")] = None,

@@ -86,7 +86,8 @@ class Denoiser(PretrainedModel):
             if value not in known:
                 raise UserError(f"{name} of a denoiser is one of {', '.join(known)}, not {value!r}")
         self.num_features, self.prediction = num_features, prediction
-        self.noise_schedule: NoiseSchedule = getattr(NoiseSchedule, schedule)(num_timesteps)
+        with torch.device("cpu"):  # real numbers, even where the network is laid out on the meta device
+            self.noise_schedule: NoiseSchedule = getattr(NoiseSchedule, schedule)(num_timesteps)
         self.register_buffer("feature_mean", torch.zeros(num_features))
         self.register_buffer("feature_std", torch.ones(num_features))
 

@@ -306,6 +306,7 @@ def default_text_encoder() -> TextEncoder:
 # %% ../nbs/04_text.ipynb #63390c42
 PUBLISHED_ENCODERS = {
     "clip": "openai/clip-vit-base-patch32",
+    "clip-large": "openai/clip-vit-large-patch14",
     "distilbert": "distilbert/distilbert-base-uncased",
     "mpnet": "sentence-transformers/all-mpnet-base-v2",
 }
@@ -316,7 +317,7 @@ def _load_published(kind: str, source: str) -> tuple:
     """Tokenizer and frozen network; from a folder or the local store where it is there, else from the hub."""
     import transformers
 
-    auto = transformers.CLIPTextModelWithProjection if kind == "clip" else transformers.AutoModel
+    auto = transformers.CLIPTextModelWithProjection if kind.startswith("clip") else transformers.AutoModel
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -338,7 +339,7 @@ def _load_published(kind: str, source: str) -> tuple:
 class PublishedTextEncoder:
     """CLIP, DistilBERT or MPNet, frozen: captions to `TextEmbedding`, each distinct one computed once.
 
-    kind: "clip" (pooled: its projected vector), "distilbert", "mpnet" (pooled: the unit mean of the states).
+    kind: "clip", "clip-large" (pooled: the projected vector), "distilbert", "mpnet" (pooled: the unit mean of the states).
     source: a folder, or a name on the Hugging Face hub; default: the published one.
     max_tokens: longer captions are cut, end marks kept; 22 is what MDM gives CLIP.
     padded: always `max_tokens` tokens, filled up with token 0, and all of them count (StableMoFusion, with 77).
@@ -360,9 +361,13 @@ class PublishedTextEncoder:
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), True
         output = model(input_ids=ids, attention_mask=(mask | self.padded).long())
-        pooled = output.text_embeds if self.kind == "clip" else mean_pool(output.last_hidden_state, mask)
+        pooled = output.text_embeds if self.kind.startswith("clip") else mean_pool(output.last_hidden_state, mask)
         mask = mask | self.padded
         return TextEmbedding(output.last_hidden_state * mask[..., None], mask, pooled)
+
+    def empty(self) -> TextEmbedding:
+        """What the encoder says of an empty caption, one row: MLD hides a caption by it."""
+        return self._compute([""])
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
         """Encode captions, on the CPU in float32. Raises `UserError` for an empty list or caption."""
