@@ -310,11 +310,16 @@ def ablation(
 
 
 @app.command()
-def bench() -> None:
-    """Measure this machine: reward path batched against one by one, features, guidance in one forward."""
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Only these: reward_path, features, guidance, rollout, dataset.")] = None,
+) -> None:
+    """Measure this machine: reward path batched against one by one, features, guidance in one forward.
+
+    `mocapfree bench dataset` writes a folder the size of HumanML3D (5 GB, removed again) and opens it twice.
+    """
     from mocapfree_nb.bench import main as run
 
-    run()
+    run(names)
 
 
 def main() -> None:
