@@ -27,12 +27,16 @@ Corpus = Annotated[str, typer.Option(help="'procedural', or a folder in the Huma
 MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2, max=50)]
+DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
+Solver = Annotated[str, typer.Option(help="How noise is walked down: ddim, ddpm, sde-dpmsolver++, sde-dpmsolver++2m ...")]
+Eta = Annotated[float | None, typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1)]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 
 
 class Network(StrEnum):
     denoiser = "denoiser"
+    unet = "unet"
+    latent = "latent"
     retrieval = "retrieval"
     evaluator = "evaluator"
 
@@ -95,18 +99,23 @@ def _announce(report, folder: Path) -> None:
 
 
 @app.command()
-def demo(seed: Seed = 0, name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None) -> None:
+def demo(
+    model: Annotated[str, typer.Option(help="Architecture: transformer, unet or latent.")] = "transformer",
+    seed: Seed = 0,
+    name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None,
+) -> None:
     """The main job: teach the shipped model an action it never saw, and report before and after.
 
     Takes a few minutes on two CPU cores. A demo that was interrupted goes on where it stopped.
     """
-    from mocapfree_nb.experiment import adapt, next_run
-
-    folder = Path("runs") / name if name else next_run("runs", "demo" if seed == 0 else f"demo-seed{seed}")
     from mocapfree_nb.ddpo import DDPOConfig
+    from mocapfree_nb.experiment import adapt, next_run, shipped_models
 
+    base, full = shipped_models(model)
+    usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
+    folder = Path("runs") / name if name else next_run("runs", usual)
     print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
-    _announce(adapt(config=DDPOConfig(seed=seed), folder=folder), folder)
+    _announce(adapt(model=base, full_model=full, config=DDPOConfig(seed=seed), folder=folder), folder)
 
 
 @app.command()
@@ -132,6 +141,8 @@ def adapt(
     steps: Annotated[int | None, typer.Option(help="Rounds of practice (default: the recipe's).", min=1)] = None,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
     name: Annotated[str, typer.Option(help="Run folder under runs/.")] = "adapt",
@@ -171,6 +182,8 @@ def adapt(
         config=replace(config, rollouts=steps) if steps else config,
         steps=denoising_steps,
         guidance_scale=guidance,
+        solver=solver,
+        eta=eta,
         folder=folder,
         device=_device(device),
         **{key: value for key, value in given.items() if value is not None},
@@ -203,8 +216,8 @@ def pretrain(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train a network on a corpus: the denoiser (the motion model), the retrieval network (the reward) or the
-    evaluator (metrics only). With the defaults this rebuilds the shipped weights.
+    """Train a network on a corpus: a motion model (the denoiser, a transformer; the unet; the latent model), the
+    retrieval network (the reward) or the evaluator (metrics only). With the defaults this rebuilds the shipped weights.
     """
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
@@ -234,6 +247,8 @@ def evaluate(
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').")
     ] = None,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the numbers here as JSON.")] = None,
@@ -271,9 +286,12 @@ def evaluate(
         if protocol is ProtocolName.retrieval:
             print(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, _device(device)))
         else:
-            encoder = {"text_encoder": text_encoder, "steps": denoising_steps, "guidance_scale": guidance}
+            sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
+            sampling["solver"] = None if solver == "ddim" and eta is None else solver
+            sampling = {key: value for key, value in sampling.items() if value is not None}
             size = {"replications": replications, "limit": samples, "captions": 100 if multimodality else 0, "seed": seed}
-            print(published.run(protocol, data, evaluator, model, glove, out, _device(device), **encoder, **size))
+            where = (data, evaluator, model, glove, text_encoder, sampling)
+            print(published.run(protocol, *where, out=out, device=_device(device), **size))
         return
     rows = experiment.evaluate(
         model or experiment.WEIGHTS / "denoiser",
@@ -287,6 +305,8 @@ def evaluate(
         2.5 if guidance is None else guidance,
         seed,
         _device(device),
+        solver,
+        eta,
     )
     print(json.dumps(rows, indent=1))
     if out:
@@ -302,6 +322,8 @@ def generate(
     seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30)] = 2.4,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -312,7 +334,7 @@ def generate(
     if not prompts:
         raise UserError('say what to generate: mocapfree generate "a person waves with the left hand"')
     model = model or experiment.WEIGHTS / "denoiser"
-    path = experiment.generate(prompts, out, model, seconds, denoising_steps, guidance, seed, _device(device))
+    path = experiment.generate(prompts, out, model, seconds, denoising_steps, guidance, seed, _device(device), solver, eta)
     print(f"saved {path}")
 
 

@@ -6,7 +6,7 @@
 __all__ = ['Reward', 'group_advantages', 'PromptTracker', 'clipped_policy_loss', 'score_function_loss', 'timestep_weights',
            'step_credits', 'LowRankUpdate', 'add_lora', 'merge_lora', 'DDPOConfig', 'Experience', 'score_predictions',
            'play_walks', 'play_forks', 'collect', 'replay_loss', 'step_loss', 'policy_gradient', 'audit_ratio',
-           'update', 'DDPOState', 'DDPOTrainer', 'save_checkpoint', 'load_checkpoint']
+           'update', 'DDPOState', 'check_trainable', 'DDPOTrainer', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/11_ddpo.ipynb #ea65b5bc
 import copy
@@ -482,6 +482,11 @@ def _check_arguments(policy, prompts, anchor_prompts, config) -> None:
         raise UserError("no prompts to learn from: give at least one")
     if config.replay_weight and not anchor_prompts:
         raise UserError("replay needs anchor prompts (what should not be forgotten); or set replay_weight to 0")
+    check_trainable(policy)
+
+
+def check_trainable(policy: DiffusionPolicy) -> None:
+    """Raise `UserError` if no move of the policy is random: what has no probabilities cannot be trained by them."""
     if not bool((policy.stds > 0).any()):
         raise UserError(
             f"{policy.solver} with eta 0 makes every step deterministic: there is no density to train; choose eta > 0, "

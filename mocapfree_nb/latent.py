@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PostNormBlock', 'SkipTransformer', 'LearnedPositions', 'MotionVAE', 'kl_to_standard_normal', 'vae_loss',
-           'TimeEmbedding', 'LatentNetwork', 'LatentDenoiser', 'vae_batch_loss', 'pretrain_latent']
+           'TimeEmbedding', 'LatentNetwork', 'LatentStates', 'LatentDenoiser', 'vae_batch_loss', 'latent_batch_loss',
+           'pretrain_latent']
 
-# %% ../nbs/15_latent.ipynb #6ebc9829
-from dataclasses import replace
+# %% ../nbs/15_latent.ipynb #d7bdcfac
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from .corpus import Corpus, collate
 from .denoiser import Denoiser, SelfAttention, check_inputs, sinusoids
 from .features import length_mask
 from .files import UserError
-from .pretrain import PretrainConfig, masked_mean_square, pretrain
+from .pretrain import PretrainConfig, diffusion_loss, masked_mean_square, pretrain
 from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/15_latent.ipynb #148e3510
@@ -49,7 +50,7 @@ class PostNormBlock(nn.Module):
             x, last = self.norm2(x + self.dropout(self.multihead_attn(x, seen, memory))), self.norm3
         return last(x + self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x))))))
 
-# %% ../nbs/15_latent.ipynb #26e29389
+# %% ../nbs/15_latent.ipynb #353d272b
 class SkipTransformer(nn.Module):
     """Blocks with long skips, as a U-Net has: what the first block said is handed to the last, and so on inwards."""
 
@@ -74,7 +75,7 @@ class SkipTransformer(nn.Module):
             x = block(join(torch.cat([x, said.pop()], dim=-1)), attended, memory)
         return self.norm(x)
 
-
+# %% ../nbs/15_latent.ipynb #cc3d161e
 class LearnedPositions(nn.Module):
     """A learned vector for each place in a sequence, added to what stands there."""
 
@@ -149,7 +150,7 @@ def vae_loss(vae: MotionVAE, x: Tensor, lengths: Tensor, noise: Tensor, kl_weigh
     divergence = kl_to_standard_normal(mean.float(), log_variance.float()).mean(0)
     return masked_mean_square(again.float() - x, lengths) + kl_weight * divergence.mean(), divergence.detach()
 
-# %% ../nbs/15_latent.ipynb #24810785
+# %% ../nbs/15_latent.ipynb #ca721fcc
 class TimeEmbedding(nn.Module):
     """A timestep's waves through two layers, one token of `width` numbers."""
 
@@ -162,7 +163,7 @@ class TimeEmbedding(nn.Module):
         sines, cosines = sinusoids(t, self.waves).to(self.linear_1.weight.dtype).chunk(2, dim=-1)
         return self.linear_2(F.silu(self.linear_1(torch.cat([cosines, sines], dim=-1))))
 
-
+# %% ../nbs/15_latent.ipynb #4971f9b0
 class LatentNetwork(nn.Module):
     """A skip transformer over [latent tokens, timestep, caption, caption's words], after MLD (arXiv 2212.04048)."""
 
@@ -187,9 +188,9 @@ class LatentNetwork(nn.Module):
         stream = self.encoder(self.query_pos(torch.cat(parts, dim=1)), torch.cat(attended, dim=1))
         return stream[:, : x.shape[1]]
 
-# %% ../nbs/15_latent.ipynb #9dd51f3f
-class LatentDenoiser(Denoiser):
-    """A motion VAE, and a network that denoises its latents (arXiv 2212.04048): a state is `latent_tokens` rows."""
+# %% ../nbs/15_latent.ipynb #258ba4be
+class LatentStates(Denoiser):
+    """A motion VAE and a network for its latents; the states of the walk are `latent_tokens` rows of `width`."""
 
     def __init__(
         self,
@@ -241,6 +242,10 @@ class LatentDenoiser(Denoiser):
         x = self.vae.decode((state * self.latent_std + self.latent_mean).to(self.vae.final_layer.weight.dtype), lengths)
         return self.denormalise(x).masked_fill(~length_mask(lengths, x.shape[1])[..., None], 0)
 
+# %% ../nbs/15_latent.ipynb #e2a22b14
+class LatentDenoiser(LatentStates):
+    """A motion VAE, and a network that denoises its latents, after MLD (arXiv 2212.04048)."""
+
     def forward(
         self, x_t: Tensor, t: Tensor, text: TextEmbedding, lengths: Tensor, conditional: Tensor | None = None
     ) -> Tensor:
@@ -262,15 +267,20 @@ class LatentDenoiser(Denoiser):
     @torch.no_grad()
     def fit_latents(self, corpus: Corpus, batch_size: int = 256) -> None:
         """Measure mean and deviation of the corpus's latents, and note which VAE they belong to."""
-        parts = []
-        for first in range(0, len(corpus), batch_size):
-            batch = collate([corpus[i] for i in range(first, min(first + batch_size, len(corpus)))])
-            batch = batch.to(self.feature_mean.device)
-            parts.append(self.vae.encode(self.normalise(batch.motion), batch.lengths)[0])
-        latents = torch.cat(parts)
+        self.latent_mean.zero_()
+        self.latent_std.fill_(1)
+        latents = self.encode_corpus(corpus, batch_size)
         self.latent_mean.copy_(latents.mean(0))
         self.latent_std.copy_(latents.std(0).clamp(min=1e-3))
         self.vae_signature.copy_(self._sign())
+
+    def encode_corpus(self, corpus: Corpus, batch_size: int = 256) -> Tensor:
+        """The clean latents of every clip, (clips, tokens, width)."""
+        parts = []
+        for rows in torch.arange(len(corpus)).split(batch_size):
+            batch = collate([corpus[i] for i in rows.tolist()]).to(self.feature_mean.device)
+            parts.append(self.encode(batch.motion, batch.lengths))
+        return torch.cat(parts)
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> "LatentDenoiser":
@@ -281,7 +291,7 @@ class LatentDenoiser(Denoiser):
             raise UserError(f"{folder}: this VAE is not the one whose latents the network was trained on; restore it")
         return model
 
-# %% ../nbs/15_latent.ipynb #f88470bd
+# %% ../nbs/15_latent.ipynb #74e1706e
 def vae_batch_loss(
     model: LatentDenoiser,
     corpus: Corpus,
@@ -297,25 +307,55 @@ def vae_batch_loss(
     noise = torch.randn(len(x), *model.latent_mean.shape, generator=generator).to(x.device)
     return vae_loss(model.vae, x, batch.lengths, noise, kl_weight)[0]
 
+# %% ../nbs/15_latent.ipynb #dbef9d1b
+def latent_batch_loss(
+    model: LatentDenoiser,
+    corpus: Corpus,
+    config: PretrainConfig,
+    text_encoder: TextEncoder,
+    generator: torch.Generator,
+    latents: Tensor,
+) -> Tensor:
+    """`diffusion_loss` of random clips whose `latents` (clips, tokens, width) are known, for `pretrain`."""
+    count, device = config.batch_size, latents.device
+    chosen = torch.randint(len(corpus), (count,), generator=generator)
+    clips = [corpus[i] for i in chosen.tolist()]
+    which = torch.rand(count, generator=generator).tolist()
+    prompts = [clip.captions[int(u * len(clip.captions))] for clip, u in zip(clips, which, strict=True)]
+    t = torch.randint(model.noise_schedule.num_timesteps, (count,), generator=generator)
+    noise = torch.randn(count, *latents.shape[1:], generator=generator)
+    return diffusion_loss(
+        model,
+        model.noise_schedule,
+        x0=latents[chosen.to(device)],
+        lengths=torch.tensor([len(clip) for clip in clips], device=device),
+        text=text_encoder(prompts).to(device),
+        t=t.to(device),
+        noise=noise.to(device),
+        conditional=(torch.rand(count, generator=generator) >= config.text_dropout).to(device),
+    )
+
 
 def pretrain_latent(
     model: LatentDenoiser,
     corpus: Corpus,
     config: PretrainConfig,
-    vae_steps: int,
+    vae_config: PretrainConfig,
+    text_encoder: TextEncoder | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> LatentDenoiser:
-    """Train first the VAE for `vae_steps`, then the network on its latents as `config` says; see `pretrain`."""
+    """Train first the VAE as `vae_config` says, then the network on its latents by `config`; see `pretrain`.
+
+    The VAE stands still in the second part, so each clip is packed once and not at every step.
+    """
     stage = None if checkpoint is None else Path(checkpoint).with_suffix(".vae.pt")
-    first = replace(config, steps=vae_steps)
-    model = pretrain(
-        model, corpus, first, checkpoint=stage, progress=progress, batch_loss=vae_batch_loss, network=model.vae
-    )
-    model.requires_grad_(True)
-    model.vae.requires_grad_(False)
+    settings = {"text_encoder": text_encoder, "progress": progress}
+    model = pretrain(model, corpus, vae_config, checkpoint=stage, batch_loss=vae_batch_loss, network=model.vae, **settings)
+    model.denoiser.requires_grad_(True)
     model.fit_latents(corpus)
-    model = pretrain(model, corpus, config, checkpoint=checkpoint, progress=progress)
+    packed = partial(latent_batch_loss, latents=model.encode_corpus(corpus))
+    model = pretrain(model, corpus, config, checkpoint=checkpoint, batch_loss=packed, **settings)
     if stage is not None:
         stage.unlink(missing_ok=True)
     return model

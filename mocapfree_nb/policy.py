@@ -19,7 +19,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .features import length_mask
 from .schedule import Spacing
-from .solvers import find_solver, slope_weights
+from .solvers import check_timesteps, find_solver, slope_weights
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 
 # %% ../nbs/08_policy.ipynb #04b2801c
@@ -122,7 +122,7 @@ class StepPolicy:
         eta: float | None = None,  # of "ddim", the share of fresh noise: 1 (the default) is DDPM, 0 deterministic
         guidance_scale: float = 2.5,  # 1 is none
         min_std: float = 0.0,  # floor under the moves' standard deviation, see `ddim_std`
-        spacing: Spacing = "trailing",  # which timesteps the walk stops at
+        spacing: Spacing | Sequence[int] = "trailing",  # which timesteps it stops at; or these, the noisiest first
         solver: str = "ddim",  # a name of `solvers.SOLVERS` (lesson 17)
     ):
         if min_std < 0:
@@ -131,7 +131,8 @@ class StepPolicy:
         self.solver, order, self.eta = solver, *find_solver(solver, eta)
         self.steps, self.guidance_scale, self.min_std = steps, guidance_scale, min_std
         schedule = denoiser.noise_schedule
-        self.timesteps = torch.tensor(schedule.timesteps(steps, spacing))
+        self.timesteps = torch.tensor(schedule.timesteps(steps, spacing) if isinstance(spacing, str) else list(spacing))
+        check_timesteps(self.timesteps, steps, schedule.num_timesteps)
         self.alphas = schedule.alphas_cumprod[self.timesteps]
         self.alphas_next = torch.cat([self.alphas[1:], self.alphas.new_ones(1)])
         self.stds = ddim_std(self.alphas, self.alphas_next, self.eta, min_std)  # (steps,) float64

@@ -314,11 +314,10 @@ def load_generator(
     protocol: Protocol,
     data: str | Path,
     text_encoder: str | Path | None = None,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
+    sampling: Mapping[str, object] | None = None,
     device: str = "cpu",
 ) -> Generator:
-    """The denoiser at a path, ready to generate as its authors do; `steps` and `guidance_scale` overrule them.
+    """The denoiser at a path, ready to generate as its authors do; `sampling` (of `DiffusionPolicy`) overrules them.
 
     One that came without mean and deviation gets those of the data set, with which the published ones were trained.
     """
@@ -333,9 +332,9 @@ def load_generator(
     statistics = read_statistics(DataFolder(data))
     if statistics and bool((denoiser.feature_std == 1).all()):
         denoiser.set_statistics(*map(torch.from_numpy, statistics))
-    settings = published_sampler(denoiser)
-    settings |= {"steps": steps} if steps else {}
-    settings |= {"guidance_scale": guidance_scale} if guidance_scale is not None else {}
+    settings = published_sampler(denoiser) | dict(sampling or {})
+    if settings["steps"] > denoiser.noise_schedule.num_timesteps:
+        raise UserError(f"{model} has {denoiser.noise_schedule.num_timesteps} timesteps, so not {settings['steps']} steps")
     encoder = text_encoder_for(denoiser, text_encoder)
     return Generator(DiffusionPolicy(denoiser.to(device), encoder, **settings))
 
@@ -502,11 +501,10 @@ def run(
     evaluator: str | Path,
     model: str | Path | None = None,
     glove: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    sampling: Mapping[str, object] | None = None,
     out: str | Path | None = None,
     device: str = "cpu",
-    text_encoder: str | Path | None = None,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
     replications: int = 20,
     limit: int | None = None,
     captions: int = 100,
@@ -519,13 +517,13 @@ def run(
     Raises `UserError` for what a user can mend.
     """
     rules = PROTOCOLS[protocol]
-    settings = {"protocol": str(protocol), "data": str(data), "evaluator": str(evaluator), "model": str(model), "steps": steps}
-    settings |= {"guidance_scale": guidance_scale, "limit": limit, "captions": captions, "seed": seed}
+    settings = {"protocol": str(protocol), "data": str(data), "evaluator": str(evaluator), "model": str(model)}
+    settings |= {"sampling": dict(sampling or {}), "limit": limit, "captions": captions, "seed": seed}
     out = Path(out) if out else None
     done = _earlier(out, settings)
     samples = read_samples(data, rules)
     judge = load_judge(evaluator, samples, data, glove, device)
-    maker = load_generator(model, rules, data, text_encoder, steps, guidance_scale, device) if model else None
+    maker = load_generator(model, rules, data, text_encoder, sampling, device) if model else None
     evaluation = Evaluation(rules, samples, judge, maker, limit, captions, seed=seed)
 
     def keep(found: list[dict]) -> None:
