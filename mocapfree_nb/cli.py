@@ -377,7 +377,7 @@ def ablation(
 
 @app.command()
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="Only these: reward_path, features, guidance, rollout, dataset.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which: reward_path, features, guidance, rollout, dataset.")] = None,
 ) -> None:
     """Measure this machine: reward path batched against one by one, features, guidance in one forward.
 

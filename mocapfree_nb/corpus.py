@@ -22,6 +22,7 @@ from mocapfree_nb.datasets import (
     DataFolder,
     Recording,
     StoredMotion,
+    collector_paused,
     features_in_batches,
     read_labels,
     read_recordings,
@@ -280,6 +281,7 @@ def _cut(recording: Recording, fps: float) -> Iterator[tuple[str, np.ndarray | S
             yield f"{recording.name}_{start:g}_{end:g}", _part(recording.motion, first, last), tuple(captions)
 
 # %% ../nbs/03_corpus.ipynb #ab6b76b6
+@collector_paused()
 def _clips_of(
     recordings: Iterable[Recording], data: DataFolder, splits: dict[str, str], frames: tuple[int, int], fps: float
 ) -> tuple[list[Clip], list[tuple[str, str]]]:

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LAYOUT', 'KINDS', 'SPLITS', 'PACK_FROM', 'Caption', 'parse_captions', 'read_text', 'read_table', 'StoredMotion',
-           'Recording', 'cache_folder', 'features_in_batches', 'DataFolder', 'read_splits', 'read_labels',
-           'read_statistics', 'pack_path', 'read_recordings']
+           'Recording', 'cache_folder', 'collector_paused', 'features_in_batches', 'DataFolder', 'read_splits',
+           'read_labels', 'read_statistics', 'pack_path', 'read_recordings']
 
-# %% ../nbs/20_datasets.ipynb #480cd76f
+# %% ../nbs/20_datasets.ipynb #45eafffc
 import csv
+import gc
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -270,9 +272,22 @@ def _read_index(path: Path, width: int) -> tuple[dict, np.ndarray]:
     if shape != (sum(columns["frames"]), width) or start + 4 * shape[0] * width != place:
         raise ValueError("the array is not of the size that its index says")
     # copy on write: torch wants arrays that may be written, and nothing that is written reaches the file
-    return columns, np.memmap(path, kind, "c", start, shape)
+    return columns, np.memmap(path, kind, "c", start, shape).view(np.ndarray)
 
-# %% ../nbs/20_datasets.ipynb #99b3886b
+# %% ../nbs/20_datasets.ipynb #064dea06
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Python's cyclic garbage collector off inside the block; also a decorator."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+# %% ../nbs/20_datasets.ipynb #c242f7cc
+@collector_paused()
 def _open_pack(path: Path, signature: str, skeleton: Skeleton) -> tuple[list[Recording], list] | None:
     """The recordings of a pack, and the faults noted in it; None where it must be written anew."""
     try:
@@ -286,10 +301,10 @@ def _open_pack(path: Path, signature: str, skeleton: Skeleton) -> tuple[list[Rec
     recordings = []
     for name, frames, end, checksum, captions in parts:
         stored = _Rows(rows[end - frames : end], checksum, f"{path} (clip {name})")
-        recordings.append(Recording(name, StoredMotion(stored, 0, frames), tuple(Caption(*c) for c in captions)))
+        recordings.append(Recording(name, StoredMotion(stored, 0, frames), tuple(map(Caption._make, captions))))
     return recordings, [tuple(fault) for fault in columns["faults"]]
 
-# %% ../nbs/20_datasets.ipynb #0d7643a7
+# %% ../nbs/20_datasets.ipynb #9fc97d96
 def features_in_batches(joints: Sequence[np.ndarray], skeleton: Skeleton) -> list[np.ndarray]:
     """Features of clips of many lengths, (T, J, 3) each -> (T - 1, F) each; clips of like length together.
 
@@ -310,7 +325,7 @@ def features_in_batches(joints: Sequence[np.ndarray], skeleton: Skeleton) -> lis
             features[i] = computed[row, : lengths[row] - 1].copy()
     return features
 
-# %% ../nbs/20_datasets.ipynb #d46943cc
+# %% ../nbs/20_datasets.ipynb #4114d3e7
 def _fault(array: np.ndarray, joints: bool) -> str:
     """What is wrong with an array of joints or features; empty where nothing is."""
     shapes = [(22, 3), (21, 3)] if joints else [(263,), (251,)]
@@ -344,7 +359,7 @@ def _read_array(folder: Path, name: str) -> np.ndarray:
         reason = f"{part}/{path.name} {reason}"
     raise UserError(reason)
 
-# %% ../nbs/20_datasets.ipynb #64c1499a
+# %% ../nbs/20_datasets.ipynb #e58f4de9
 SPLITS = ("train", "val", "test")
 
 
@@ -387,7 +402,7 @@ class DataFolder:
             row["name"] = row["name"].replace("\\", "/").removesuffix(".bvh").removesuffix(".npz")
         return rows
 
-# %% ../nbs/20_datasets.ipynb #a0ffa1b0
+# %% ../nbs/20_datasets.ipynb #ffccb77c
 def _more(names: Sequence[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
@@ -413,7 +428,7 @@ def read_splits(data: DataFolder) -> tuple[dict[str, str], list[tuple[str, str]]
         faults.append((_more(unlisted), "in none of train.txt, val.txt, test.txt"))
     return {name: split for name, split in chosen.items() if name in known}, faults
 
-# %% ../nbs/20_datasets.ipynb #61a85aab
+# %% ../nbs/20_datasets.ipynb #06b0499b
 def read_labels(data: DataFolder) -> dict[str, tuple[str, ...]]:
     """Labels by clip: the columns `name` and `action` of the captions or of index.csv; "a+b" is two."""
     path = data.folder / "index.csv"
@@ -442,7 +457,7 @@ def read_statistics(data: DataFolder) -> tuple[np.ndarray, np.ndarray] | None:
     warnings.warn(f"{data.folder}: Mean.npy and Std.npy are of no use ({reason}); computed afresh", stacklevel=4)
     return None
 
-# %% ../nbs/20_datasets.ipynb #9a600568
+# %% ../nbs/20_datasets.ipynb #cbe2d556
 def _read_joints(data: DataFolder, name: str) -> np.ndarray:
     """One clip: features or joints of the folder's own skeleton."""
     if data.kind == "BVH":
@@ -473,7 +488,7 @@ def _captions_of(data: DataFolder, name: str, table: dict[str, list[dict]]) -> t
         raise UserError("no caption" + (f" ({faults[0]})" if faults else ""))
     return captions, faults
 
-# %% ../nbs/20_datasets.ipynb #10625ae2
+# %% ../nbs/20_datasets.ipynb #623ad21d
 def _read_portion(
     data: DataFolder, names: Sequence[str], skeleton: Skeleton, table: dict[str, list[dict]], faults: list
 ) -> Iterator[Recording]:
@@ -500,7 +515,7 @@ def _read_portion(
         else:
             faults.append((name, "its joints give features that are not finite"))
 
-# %% ../nbs/20_datasets.ipynb #db7daa0a
+# %% ../nbs/20_datasets.ipynb #c399212d
 def _read_all(data: DataFolder, names: Sequence[str], skeleton: Skeleton, faults: list) -> Iterator[Recording]:
     """Recordings one by one, 256 in memory at a time, with a progress bar for what takes longer than two seconds."""
     table: dict[str, list[dict]] = {}
@@ -512,7 +527,7 @@ def _read_all(data: DataFolder, names: Sequence[str], skeleton: Skeleton, faults
             yield from _read_portion(data, portion, skeleton, table, faults)
             bar.update(len(portion))
 
-# %% ../nbs/20_datasets.ipynb #070bf7af
+# %% ../nbs/20_datasets.ipynb #5a3d590a
 PACK_FROM = 200  # motions: reading fewer takes less time than a pack would save
 
 
@@ -541,7 +556,7 @@ def _pack(data: DataFolder, skeleton: Skeleton, signature: str) -> tuple[list[Re
         return None
     return _open_pack(path, signature, skeleton)
 
-# %% ../nbs/20_datasets.ipynb #f8534603
+# %% ../nbs/20_datasets.ipynb #3f67623f
 def read_recordings(
     data: DataFolder,
     names: Sequence[str] | None = None,  # default: all

@@ -130,4 +130,4 @@ def check_opened(
             "the data's; it is used as given"
         )
     for what in found:
-        warnings.warn(f"{where}: {what}", stacklevel=5)
+        warnings.warn(f"{where}: {what}", stacklevel=4)
