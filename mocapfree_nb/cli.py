@@ -27,14 +27,24 @@ Corpus = Annotated[str, typer.Option(help="'procedural', or a folder in the Huma
 MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2, max=50)]
+DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
+Solver = Annotated[str, typer.Option(help="How noise is walked down: ddim, ddpm, sde-dpmsolver++, sde-dpmsolver++2m ...")]
+Eta = Annotated[float | None, typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1)]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 
 
 class Network(StrEnum):
     denoiser = "denoiser"
+    unet = "unet"
+    latent = "latent"
     retrieval = "retrieval"
     evaluator = "evaluator"
+
+
+class ProtocolName(StrEnum):
+    humanml3d = "humanml3d"
+    kit = "kit"
+    retrieval = "retrieval"
 
 
 def _device(name: str) -> str:
@@ -89,18 +99,23 @@ def _announce(report, folder: Path) -> None:
 
 
 @app.command()
-def demo(seed: Seed = 0, name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None) -> None:
+def demo(
+    model: Annotated[str, typer.Option(help="Architecture: transformer, unet or latent.")] = "transformer",
+    seed: Seed = 0,
+    name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None,
+) -> None:
     """The main job: teach the shipped model an action it never saw, and report before and after.
 
     Takes a few minutes on two CPU cores. A demo that was interrupted goes on where it stopped.
     """
-    from mocapfree_nb.experiment import adapt, next_run
-
-    folder = Path("runs") / name if name else next_run("runs", "demo" if seed == 0 else f"demo-seed{seed}")
     from mocapfree_nb.ddpo import DDPOConfig
+    from mocapfree_nb.experiment import adapt, next_run, shipped_models
 
+    base, full = shipped_models(model)
+    usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
+    folder = Path("runs") / name if name else next_run("runs", usual)
     print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
-    _announce(adapt(config=DDPOConfig(seed=seed), folder=folder), folder)
+    _announce(adapt(model=base, full_model=full, config=DDPOConfig(seed=seed), folder=folder), folder)
 
 
 @app.command()
@@ -126,6 +141,8 @@ def adapt(
     steps: Annotated[int | None, typer.Option(help="Rounds of practice (default: the recipe's).", min=1)] = None,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
     name: Annotated[str, typer.Option(help="Run folder under runs/.")] = "adapt",
@@ -165,6 +182,8 @@ def adapt(
         config=replace(config, rollouts=steps) if steps else config,
         steps=denoising_steps,
         guidance_scale=guidance,
+        solver=solver,
+        eta=eta,
         folder=folder,
         device=_device(device),
         **{key: value for key, value in given.items() if value is not None},
@@ -197,8 +216,8 @@ def pretrain(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train a network on a corpus: the denoiser (the motion model), the retrieval network (the reward) or the
-    evaluator (metrics only). With the defaults this rebuilds the shipped weights.
+    """Train a network on a corpus: a motion model (the denoiser, a transformer; the unet; the latent model), the
+    retrieval network (the reward) or the evaluator (metrics only). With the defaults this rebuilds the shipped weights.
     """
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
@@ -211,6 +230,10 @@ def pretrain(
 @app.command()
 def evaluate(
     model: Annotated[Path | None, typer.Option(help="Denoiser to examine (default: shipped, full data).")] = None,
+    protocol: Annotated[
+        ProtocolName | None, typer.Option(help="The published evaluation instead: humanml3d, kit, or TMR's retrieval.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Of --protocol: the data folder as it ships.")] = None,
     corpus: Corpus = "procedural",
     max_frames: MaxFrames = 196,
     target: Annotated[str | None, typer.Option(help="A label to examine by itself.")] = None,
@@ -218,19 +241,58 @@ def evaluate(
     evaluator: Annotated[Path | None, typer.Option(help="Evaluator network.")] = None,
     check: Annotated[list[str] | None, typer.Option(help="LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")] = None,
     questions: Annotated[int, typer.Option(help="Held-out prompts to ask for each label group.", min=8)] = 32,
-    denoising_steps: DenoisingSteps = 10,
-    guidance: Guidance = 2.5,
+    denoising_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of a motion (default: 10; of --protocol: the authors').", min=2, max=1000)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').")
+    ] = None,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the numbers here as JSON.")] = None,
+    replications: Annotated[int, typer.Option(help="Of --protocol.", min=1)] = 20,
+    samples: Annotated[int | None, typer.Option(help="Of --protocol: samples in a replication (default: all).", min=32)] = None,
+    multimodality: Annotated[bool, typer.Option(help="Of --protocol: 100 captions, 30 motions each.")] = True,
+    glove: Annotated[Path | None, typer.Option(help="Of --protocol: folder of our_vab_data.npy.")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="Of --protocol: folder or hub name of the encoder that the model reads.")
+    ] = None,
+    sentence_encoder: Annotated[
+        str | None, typer.Option(help="Of --protocol retrieval: folder or hub name of MPNet.")
+    ] = None,
 ) -> None:
-    """Examine a model on held-out prompts: R-precision, FID, distances, verified share, foot skate."""
+    """Examine a model on held-out prompts: R-precision, FID, distances, verified share, foot skate.
+
+    As papers do:  mocapfree evaluate --protocol humanml3d --data HumanML3D --evaluator t2m --model model.pt --out mdm.json
+    Real motion:   the same without --model
+    Retrieval:     mocapfree evaluate --protocol retrieval --data HumanML3D --retrieval tmr_humanml3d_guoh3dfeats
+    """
     import json
 
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.files import write_json
 
+    if protocol is not None:
+        from mocapfree_nb import protocol as published
+
+        needed = {"--data": data, "--evaluator": evaluator}
+        if protocol is ProtocolName.retrieval:
+            needed = {"--data": data, "--retrieval": retrieval}
+        if missing := [name for name, value in needed.items() if value is None]:
+            raise UserError(f"--protocol {protocol} needs {' and '.join(missing)}")
+        if protocol is ProtocolName.retrieval:
+            print(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, _device(device)))
+        else:
+            sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
+            sampling["solver"] = None if solver == "ddim" and eta is None else solver
+            sampling = {key: value for key, value in sampling.items() if value is not None}
+            size = {"replications": replications, "limit": samples, "captions": 100 if multimodality else 0, "seed": seed}
+            where = (data, evaluator, model, glove, text_encoder, sampling)
+            print(published.run(protocol, *where, out=out, device=_device(device), **size))
+        return
     rows = experiment.evaluate(
         model or experiment.WEIGHTS / "denoiser",
         load_corpus(corpus, max_frames=max_frames),
@@ -239,10 +301,12 @@ def evaluate(
         evaluator or experiment.WEIGHTS / "evaluator",
         _checks(check or []),
         questions,
-        denoising_steps,
-        guidance,
+        denoising_steps or 10,
+        2.5 if guidance is None else guidance,
         seed,
         _device(device),
+        solver,
+        eta,
     )
     print(json.dumps(rows, indent=1))
     if out:
@@ -258,6 +322,8 @@ def generate(
     seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30)] = 2.4,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
+    solver: Solver = "ddim",
+    eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -268,8 +334,32 @@ def generate(
     if not prompts:
         raise UserError('say what to generate: mocapfree generate "a person waves with the left hand"')
     model = model or experiment.WEIGHTS / "denoiser"
-    path = experiment.generate(prompts, out, model, seconds, denoising_steps, guidance, seed, _device(device))
+    path = experiment.generate(prompts, out, model, seconds, denoising_steps, guidance, seed, _device(device), solver, eta)
     print(f"saved {path}")
+
+
+@app.command()
+def checkpoint(
+    path: Annotated[Path, typer.Argument(help="A published file of weights, or its folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write config.json and model.safetensors to.")] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(help="Folder with mean and deviation, if they do not lie near the weights.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads, which no array shows (default: 4).", min=1)] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Diffusion steps, where no file beside says them.", min=1)] = None,
+) -> None:
+    """Say what a published checkpoint is (MDM, MLD, StableMoFusion, TMR, the Guo evaluator), and convert it.
+
+    Runs nothing that lies in the file. Every array must find its place: what is missing or left over is named.
+    """
+    from mocapfree_nb.checkpoints import convert, read_checkpoint
+
+    settings = {key: value for key, value in (("heads", heads), ("num_timesteps", timesteps)) if value}
+    if out:
+        print(convert(path, out, statistics, **settings))
+        print(f"saved {out}")
+    else:
+        print(read_checkpoint(path, statistics, **settings).report())
 
 
 @app.command()

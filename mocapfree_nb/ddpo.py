@@ -6,7 +6,7 @@
 __all__ = ['Reward', 'group_advantages', 'PromptTracker', 'clipped_policy_loss', 'score_function_loss', 'timestep_weights',
            'step_credits', 'LowRankUpdate', 'add_lora', 'merge_lora', 'DDPOConfig', 'Experience', 'score_predictions',
            'play_walks', 'play_forks', 'collect', 'replay_loss', 'step_loss', 'policy_gradient', 'audit_ratio',
-           'update', 'DDPOState', 'DDPOTrainer', 'save_checkpoint', 'load_checkpoint']
+           'update', 'DDPOState', 'check_trainable', 'DDPOTrainer', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/11_ddpo.ipynb #ea65b5bc
 import copy
@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 from .files import UserError, save_state, write_atomically
-from .policy import DiffusionPolicy, Trajectory, draw_noise, draw_seeds, gaussian_log_prob
+from .policy import DiffusionPolicy, Trajectory, draw_noise, draw_seeds
 from .pretrain import masked_mean_square
 from .text import TextEmbedding
 
@@ -126,22 +126,23 @@ class LowRankUpdate(nn.Module):
 
     def __init__(self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator):
         super().__init__()
-        start = torch.randn(rank, weight.shape[1], generator=generator) / math.sqrt(weight.shape[1])
+        inputs = weight[0].numel()  # of a convolution, channels times taps
+        start = torch.randn(rank, inputs, generator=generator) / math.sqrt(inputs)
         self.A = nn.Parameter(start.to(weight.device))
         self.B = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
         self.scale = alpha / rank
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.scale * self.B @ self.A
+        return weight + (self.scale * self.B @ self.A).view_as(weight)
 
 
 def add_lora(model: nn.Module, rank: int, alpha: float, seed: int = 0) -> list[nn.Parameter]:
-    """Freeze `model` and put a `LowRankUpdate` on every linear layer; return the trainable parameters."""
+    """Freeze `model` and put a `LowRankUpdate` on every linear layer and convolution; return the trainable parameters."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    for linear in linears:
-        parametrize.register_parametrization(linear, "weight", LowRankUpdate(linear.weight, rank, alpha, generator))
+    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv1d))]
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", LowRankUpdate(layer.weight, rank, alpha, generator))
     return [p for p in model.parameters() if p.requires_grad]
 
 
@@ -198,8 +199,8 @@ class Experience:
 
     text: TextEmbedding  # prompts of the states, encoded
     lengths: Tensor  # (states,) valid frames
-    before: Tensor  # (steps - 1, states, frames, features): no state for the last step, which chooses nothing
-    after: Tensor  # (steps - 1, moves, frames, features)
+    before: Tensor  # (steps - 1, states, rows, width): no state for the last step, which chooses nothing
+    after: Tensor  # (steps - 1, moves, rows, width)
     origin: Tensor  # (moves,) long: the row of `before` where a move began
     log_probs: Tensor  # (moves, steps - 1) when the moves were made
     rewards: Tensor  # (moves,) score of the motion in the end
@@ -263,19 +264,20 @@ def play_forks(
     origin = torch.arange(len(prompts), device=policy.device).repeat_interleave(tries)
     their_text, their_lengths, asked = text[origin], lengths[origin], [prompts[i] for i in origin.tolist()]
     seeds = draw_seeds(len(origin), generator)
-    noise = draw_noise(seeds, their_lengths.cpu(), policy.steps, policy.denoiser.num_features).to(policy.device)
+    rows = policy.denoiser.state_lengths(their_lengths).cpu()
+    noise = draw_noise(seeds, rows, policy.steps, policy.denoiser.state_width).to(policy.device)
     state, found = noise[0, ::tries], {"before": [], "after": [], "log_probs": [], "scores": []}
-    mean, std, _ = policy.step(state, 0, text, lengths)
+    mean, std, known = policy.step(state, 0, text, lengths)
     for step in range(policy.steps - 1):
         moves = mean[origin] + std[origin, None, None] * noise[step + 1]
-        next_mean, next_std, belief = policy.step(moves, step + 1, their_text, their_lengths)
+        next_mean, next_std, belief = policy.step(moves, step + 1, their_text, their_lengths, known[origin])
         scores = reward(policy.to_raw(belief, their_lengths), their_lengths, asked)
-        log_probs = gaussian_log_prob(moves, mean[origin], std[origin], their_lengths)
+        log_probs = policy.move_log_prob(moves, mean[origin], std[origin], their_lengths)
         for name, value in (("before", state), ("after", moves), ("log_probs", log_probs), ("scores", scores)):
             found[name].append(value)
         drawn = torch.randint(tries, (len(prompts),), generator=generator) + torch.arange(len(prompts)) * tries
         taken = drawn.to(policy.device)
-        state, mean, std = moves[taken], next_mean[taken], next_std[taken]
+        state, mean, std, known = moves[taken], next_mean[taken], next_std[taken], belief[taken]
     scores = torch.stack(found["scores"], dim=1)
     return Experience(
         text=text,
@@ -323,7 +325,7 @@ def replay_loss(policy: DiffusionPolicy, anchor: Trajectory, count: int, generat
     at = torch.randint(steps, (count,), generator=generator).to(anchor.lengths.device)
     lengths = anchor.lengths[rows]
     x0, _ = policy.predict(anchor.states[at, rows], anchor.timesteps[at], anchor.text[rows], lengths)
-    return masked_mean_square(x0 - anchor.predicted_x0[at, rows], lengths)
+    return masked_mean_square(x0 - anchor.predicted_x0[at, rows], policy.denoiser.state_lengths(lengths))
 
 # %% ../nbs/11_ddpo.ipynb #e4ac75f3
 def step_loss(
@@ -343,8 +345,9 @@ def step_loss(
     moves = advantages != 0
     states, origin = experience.origin[moves].unique(return_inverse=True)
     x_t, text, lengths = experience.before[step][states], experience.text[states], experience.lengths[states]
-    mean, std, _ = policy.step(x_t, step, text, lengths)
-    log_prob = gaussian_log_prob(experience.after[step][moves], mean[origin], std[origin], lengths[origin])
+    earlier = experience.before[max(step - 1, 0)][states]
+    mean, std, _ = policy.step(x_t, step, text, lengths, policy.recall(earlier, step, text, lengths))
+    log_prob = policy.move_log_prob(experience.after[step][moves], mean[origin], std[origin], lengths[origin])
     old = experience.log_probs[moves, step]
     if config.objective == "clipped":
         loss = clipped_policy_loss(
@@ -355,8 +358,9 @@ def step_loss(
     loss = loss * moves.float().mean()  # the mean over all moves, with those left out counted as zero
     if config.kl_weight:
         with torch.no_grad():
-            reference = frozen.step(x_t, step, text, lengths)[0]
-        loss = loss + config.kl_weight * masked_mean_square((mean - reference) / std[:, None, None], lengths) / 2
+            reference = frozen.step(x_t, step, text, lengths, frozen.recall(earlier, step, text, lengths))[0]
+        shift, rows = (mean - reference) / std[:, None, None], policy.denoiser.state_lengths(lengths)
+        loss = loss + config.kl_weight * masked_mean_square(shift, rows) / 2
     return loss, torch.exp(weight * (log_prob.detach() - old))
 
 # %% ../nbs/11_ddpo.ipynb #2ddf94cf
@@ -460,9 +464,9 @@ class DDPOState:
             drawn = torch.randint(len(self.lengths), (len(anchor_prompts),), generator=self.generator)
             self.anchor = policy.rollout(list(anchor_prompts), self.lengths[drawn], generator=self.generator)
         if config.lora_rank:
-            self.parameters = add_lora(policy.denoiser, config.lora_rank, config.lora_alpha, config.seed)
+            self.parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
         else:
-            self.parameters = list(policy.denoiser.requires_grad_(True).parameters())
+            self.parameters = list(policy.denoiser.network.requires_grad_(True).parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
@@ -478,8 +482,16 @@ def _check_arguments(policy, prompts, anchor_prompts, config) -> None:
         raise UserError("no prompts to learn from: give at least one")
     if config.replay_weight and not anchor_prompts:
         raise UserError("replay needs anchor prompts (what should not be forgotten); or set replay_weight to 0")
-    if policy.eta == 0:
-        raise UserError("eta 0 makes every step deterministic: there is no density to train; choose eta > 0")
+    check_trainable(policy)
+
+
+def check_trainable(policy: DiffusionPolicy) -> None:
+    """Raise `UserError` if no move of the policy is random: what has no probabilities cannot be trained by them."""
+    if not bool((policy.stds > 0).any()):
+        raise UserError(
+            f"{policy.solver} with eta 0 makes every step deterministic: there is no density to train; choose eta > 0, "
+            "or a solver that draws fresh noise (sde-dpmsolver++, ddpm)"
+        )
 
 # %% ../nbs/11_ddpo.ipynb #ec8c73c5
 class DDPOTrainer(DDPOState):

@@ -98,11 +98,16 @@ def load_array(path: str | os.PathLike) -> np.ndarray:
 
 
 class PretrainedModel(nn.Module, PyTorchModelHubMixin):
-    """A network that saves as a folder: `config.json` (constructor arguments) and `model.safetensors`.
+    """A network that saves as a folder: `config.json` (its class, constructor arguments) and `model.safetensors`.
 
     `from_pretrained` on a local folder checks every name and shape and raises `UserError` with one line;
     any other string is taken as the name of a model on the Hugging Face hub.
     """
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *, config: dict | None = None, **options):
+        """As the mixin's, with the name of the class as "architecture" in `config.json`."""
+        config = {"architecture": type(self).__name__} | (config or self._hub_mixin_config or {})
+        return super().save_pretrained(save_directory, config=config, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         with write_atomically(Path(save_directory) / "model.safetensors") as temporary:
@@ -118,6 +123,9 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
         if not folder.is_dir():
             raise UserError(f"no model at {folder}: give a folder with config.json and model.safetensors")
         config = read_json(folder / "config.json")
+        name = config.pop("architecture", cls.__name__)  # folders of before this was noted have none
+        if name != cls.__name__:
+            raise UserError(f"{folder} holds a {name}, not a {cls.__name__}")
         try:
             model = cls(**config)
             weights = load_file(folder / "model.safetensors")

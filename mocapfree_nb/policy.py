@@ -19,6 +19,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .features import length_mask
 from .schedule import Spacing
+from .solvers import check_timesteps, find_solver, slope_weights
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 
 # %% ../nbs/08_policy.ipynb #04b2801c
@@ -87,9 +88,9 @@ class Trajectory:
     text: TextEmbedding  # the prompts, encoded
     lengths: Tensor  # (batch,) valid frames
     timesteps: Tensor  # (steps,) long, the noisiest first
-    states: Tensor  # (steps + 1, batch, frames, features) normalised; padded frames are zero
+    states: Tensor  # (steps + 1, batch, rows, width): normalised frames, or what the denoiser denoises; padding zero
     log_probs: Tensor  # (batch, steps) when the moves were made; 0 for a move without noise
-    predicted_x0: Tensor  # (steps, batch, frames, features) normalised: the network's belief at each step
+    predicted_x0: Tensor  # (steps, batch, rows, width) the network's belief in a clean state at each step
     motion: Tensor  # (batch, frames, features) the last state in raw units; padded frames are zero
 
     def __len__(self) -> int:
@@ -118,26 +119,27 @@ class StepPolicy:
         denoiser: Denoiser,  # put into eval mode
         text_encoder: TextEncoder | None = None,  # default: `default_text_encoder()`
         steps: int = 10,  # moves of a walk, the last one deterministic
-        eta: float = 1.0,  # share of fresh noise: 1 is DDPM; 0 is deterministic and cannot be trained
+        eta: float | None = None,  # of "ddim", the share of fresh noise: 1 (the default) is DDPM, 0 deterministic
         guidance_scale: float = 2.5,  # 1 is none
         min_std: float = 0.0,  # floor under the moves' standard deviation, see `ddim_std`
-        spacing: Spacing = "trailing",  # which timesteps the walk stops at
+        spacing: Spacing | Sequence[int] = "trailing",  # which timesteps it stops at; or these, the noisiest first
+        solver: str = "ddim",  # a name of `solvers.SOLVERS` (lesson 17)
     ):
-        if not 0 <= eta <= 1 or min_std < 0:
-            raise ValueError(f"eta is between 0 and 1 and min_std at least 0, got eta {eta}, min_std {min_std}")
+        if min_std < 0:
+            raise ValueError(f"min_std is at least 0, got {min_std}")
         self.denoiser, self.text_encoder = denoiser.eval(), text_encoder or default_text_encoder()
-        self.steps, self.eta, self.guidance_scale, self.min_std = steps, eta, guidance_scale, min_std
+        self.solver, order, self.eta = solver, *find_solver(solver, eta)
+        self.steps, self.guidance_scale, self.min_std = steps, guidance_scale, min_std
         schedule = denoiser.noise_schedule
-        self.timesteps = torch.tensor(schedule.timesteps(steps, spacing))
+        self.timesteps = torch.tensor(schedule.timesteps(steps, spacing) if isinstance(spacing, str) else list(spacing))
+        check_timesteps(self.timesteps, steps, schedule.num_timesteps)
         self.alphas = schedule.alphas_cumprod[self.timesteps]
         self.alphas_next = torch.cat([self.alphas[1:], self.alphas.new_ones(1)])
-        self.stds = ddim_std(self.alphas, self.alphas_next, eta, min_std)  # (steps,) float64
-
-    @property
-    def x0_coefficients(self) -> Tensor:
-        """How far the mean of each move follows the predicted x_0, d mean / d x_0: (steps,) float64."""
+        self.stds = ddim_std(self.alphas, self.alphas_next, self.eta, min_std)  # (steps,) float64
         old_noise = (1 - self.alphas_next - self.stds.square()).clamp(min=0).sqrt()
-        return self.alphas_next.sqrt() - old_noise * (self.alphas / (1 - self.alphas)).sqrt()
+        first_order = self.alphas_next.sqrt() - old_noise * (self.alphas / (1 - self.alphas)).sqrt()
+        self.slopes = first_order * slope_weights(self.alphas, self.alphas_next, order)  # (steps,) on x_0's last change
+        self.x0_coefficients = first_order + self.slopes  # (steps,) d mean / d x_0: how far it follows the belief
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextEmbedding, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The guided belief at `x_t` and timesteps `t` (batch,): the clean motion and the noise."""
@@ -147,13 +149,36 @@ class StepPolicy:
         return self.denoiser.x0_and_noise(output, x_t, t)
 
     def step(
-        self, x_t: Tensor, i: int | Tensor, text: TextEmbedding, lengths: Tensor
+        self,
+        x_t: Tensor,
+        i: int | Tensor,
+        text: TextEmbedding,
+        lengths: Tensor,
+        x0_before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Where move `i` (one number, or (batch,)) leads: mean (like x_t), std (batch,), predicted x_0."""
+        """Where move `i` (one number, or (batch,)) leads: mean (like x_t), std (batch,), predicted x_0.
+
+        `x0_before` is the belief at the move before, see `recall`; a solver of first order does without.
+        """
         i = torch.as_tensor(i, device="cpu").expand(len(x_t))
         x0, noise = self.predict(x_t, self.timesteps[i].to(x_t.device), text, lengths)
         mean, std = ddim_distribution(x0, noise, self.alphas[i], self.alphas_next[i], self.eta, self.min_std)
+        if self.slopes[i].any():
+            if x0_before is None:
+                raise ValueError(f"{self.solver} looks back: move {int(i[0])} needs the belief before it, x0_before")
+            mean = mean + _spread_out(self.slopes[i], x0) * (x0 - x0_before)
         return mean, std, x0
+
+    def recall(self, x_before: Tensor, i: int | Tensor, text: TextEmbedding, lengths: Tensor) -> Tensor | None:
+        """The belief at `x_before`, the states one move before move `i`; None where the solver does not look back."""
+        i = torch.as_tensor(i, device="cpu").expand(len(x_before))
+        if not self.slopes[i].any():
+            return None
+        return self.predict(x_before, self.timesteps[(i - 1).clamp(min=0)].to(x_before.device), text, lengths)[0]
+
+    def move_log_prob(self, x: Tensor, mean: Tensor, std: Tensor, lengths: Tensor) -> Tensor:
+        """`gaussian_log_prob` of states of motions of `lengths` (batch,) frames: (batch,)."""
+        return gaussian_log_prob(x, mean, std, self.denoiser.state_lengths(lengths))
 
 # %% ../nbs/08_policy.ipynb #bfd65097
 def draw_seeds(batch: int, generator: torch.Generator | None = None) -> Tensor:
@@ -181,13 +206,15 @@ def walk(
 
     The first triple is the start: pure noise, with log-probability 0 and a belief of zero.
     """
-    noise = draw_noise(seeds, lengths.cpu(), policy.steps, policy.denoiser.num_features)
+    rows = policy.denoiser.state_lengths(lengths).cpu()
+    noise = draw_noise(seeds, rows, policy.steps, policy.denoiser.state_width)
     x = noise[0].to(policy.denoiser.feature_mean)
-    yield x, x.new_zeros(len(x)), torch.zeros_like(x)
+    x0 = torch.zeros_like(x)
+    yield x, x.new_zeros(len(x)), x0
     for i in range(policy.steps):
-        mean, std, x0 = policy.step(x, i, text, lengths)
+        mean, std, x0 = policy.step(x, i, text, lengths, x0)
         x = mean if policy.stds[i] == 0 else mean + _spread_out(std, mean) * noise[i + 1].to(mean)
-        yield x, gaussian_log_prob(x, mean, std, lengths), x0
+        yield x, policy.move_log_prob(x, mean, std, lengths), x0
 
 # %% ../nbs/08_policy.ipynb #2134d8b8
 def _check_request(prompts: Sequence[str], lengths: Tensor | Sequence[int]) -> tuple[list[str], Tensor]:
@@ -249,7 +276,8 @@ class RolloutPolicy(StepPolicy):
             for rows in torch.arange(len(prompts)).split(batch_size):
                 text, own = self.encode([prompts[i] for i in rows]), lengths[rows].to(self.device)
                 x, _, _ = deque(walk(self, text, own, seeds[rows]), maxlen=1).pop()  # only the last state
-                motion[rows, : x.shape[1]] = self.to_raw(x, own)
+                raw = self.to_raw(x, own)
+                motion[rows, : raw.shape[1]] = raw
         return motion
 
     def encode(self, prompts: list[str]) -> TextEmbedding:
@@ -257,8 +285,8 @@ class RolloutPolicy(StepPolicy):
         return self.text_encoder(prompts)[torch.arange(len(prompts))].to(self.device)
 
     def to_raw(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Normalised motion (batch, frames, features) in raw units; padded frames are zero."""
-        return self.denoiser.denormalise(x).masked_fill(~length_mask(lengths, x.shape[1])[..., None], 0)
+        """Clean states (batch, rows, width) as raw motion (batch, frames, features); padded frames are zero."""
+        return self.denoiser.decode(x, lengths)
 
 # %% ../nbs/08_policy.ipynb #d203212f
 class DiffusionPolicy(RolloutPolicy):
@@ -278,10 +306,11 @@ class DiffusionPolicy(RolloutPolicy):
         """Log-probability of recorded moves under the present weights, (batch, len(steps)), differentiable.
 
         `steps` are the moves to score (default: all); `fold` puts them through the network as one batch.
+        A solver that looks back sees the states before through the present weights too.
         Raises `ValueError` if no move has noise (eta 0): there is no density then.
         """
         if not bool((self.stds > 0).any()):
-            raise ValueError("no move of this walk is random (eta 0), so none has a density; set eta above 0")
+            raise ValueError(f"no move of {self.solver} (eta 0) is random, so none has a density; set eta above 0")
         steps = range(self.steps) if steps is None else [range(self.steps)[i] for i in steps]
         noisy = [i for i in steps if self.stds[i] > 0]
         chunks = [noisy] if fold and noisy else [[i] for i in noisy]
@@ -295,5 +324,6 @@ class DiffusionPolicy(RolloutPolicy):
         rows = torch.arange(batch, device=trajectory.lengths.device).repeat(len(steps))
         text, lengths = trajectory.text[rows], trajectory.lengths[rows]
         before, after = trajectory.states[chosen].flatten(0, 1), trajectory.states[chosen + 1].flatten(0, 1)
-        mean, std, _ = self.step(before, chosen.repeat_interleave(batch), text, lengths)
-        return gaussian_log_prob(after, mean, std, lengths).view(len(steps), batch)
+        i, earlier = chosen.repeat_interleave(batch), trajectory.states[(chosen - 1).clamp(min=0)].flatten(0, 1)
+        mean, std, _ = self.step(before, i, text, lengths, self.recall(earlier, i, text, lengths))
+        return self.move_log_prob(after, mean, std, lengths).view(len(steps), batch)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['masked_mean_square', 'diffusion_loss', 'ExponentialMovingAverage', 'PretrainConfig', 'learning_rate_scale',
-           'draw_training_batch', 'pretrain']
+           'draw_training_batch', 'denoising_loss', 'pretrain']
 
 # %% ../nbs/09_pretrain.ipynb #ea77c283
 import contextlib
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from .corpus import Corpus, collate
-from .denoiser import MotionDenoiser
+from .denoiser import Denoiser
 from .features import length_mask
 from .files import UserError, save_state
 from .schedule import NoiseSchedule
@@ -39,7 +39,7 @@ def masked_mean_square(difference: Tensor, lengths: Tensor) -> Tensor:
 
 # %% ../nbs/09_pretrain.ipynb #b7fb1c7a
 def diffusion_loss(
-    denoiser: MotionDenoiser,
+    denoiser: Denoiser,
     schedule: NoiseSchedule,
     x0: Tensor,
     lengths: Tensor,
@@ -48,15 +48,14 @@ def diffusion_loss(
     noise: Tensor,
     conditional: Tensor | None = None,
 ) -> Tensor:
-    """Denoising loss of one batch (DDPM algorithm 1; target is x_0 or the noise, as the denoiser predicts).
+    """Denoising loss of one batch (DDPM algorithm 1; the target is what the denoiser predicts: x_0, noise or v).
 
-    `x0` is normalised motion (batch, frames, features), `t` (batch,) timesteps, `noise` like `x0`,
-    `conditional` (batch,) False where the caption is hidden. Returns a scalar.
+    `x0` is clean states, as `denoiser.encode` makes them (batch, frames, features), `t` (batch,) timesteps, `noise`
+    like `x0`, `conditional` (batch,) False where the caption is hidden. Returns a scalar.
     """
     x_t = schedule.add_noise(x0, noise, t)
     prediction = denoiser(x_t, t, text, lengths, conditional)
-    target = x0 if denoiser.prediction == "x0" else noise
-    return masked_mean_square(prediction - target, lengths)
+    return masked_mean_square(prediction - denoiser.target(x0, noise, t), denoiser.state_lengths(lengths))
 
 # %% ../nbs/09_pretrain.ipynb #604e0a28
 class ExponentialMovingAverage:
@@ -99,7 +98,7 @@ def learning_rate_scale(step: int, config: PretrainConfig) -> float:
 
 # %% ../nbs/09_pretrain.ipynb #f3873b38
 def draw_training_batch(
-    denoiser: MotionDenoiser,
+    denoiser: Denoiser,
     corpus: Corpus,
     config: PretrainConfig,
     text_encoder: TextEncoder,
@@ -109,7 +108,7 @@ def draw_training_batch(
     device, count = denoiser.feature_mean.device, config.batch_size
     chosen = torch.randint(len(corpus), (count,), generator=generator).tolist()
     batch = collate([corpus[i] for i in chosen], generator=generator).to(device)
-    x0 = denoiser.normalise(batch.motion)
+    x0 = denoiser.encode(batch.motion, batch.lengths)
     t = torch.randint(denoiser.noise_schedule.num_timesteps, (count,), generator=generator)
     noise = torch.randn(x0.shape, generator=generator)
     conditional = torch.rand(count, generator=generator) >= config.text_dropout
@@ -123,13 +122,18 @@ def draw_training_batch(
     }
 
 
+def denoising_loss(denoiser: Denoiser, *settings) -> Tensor:
+    """`diffusion_loss` of one random batch; `settings` are the other arguments of `draw_training_batch`."""
+    return diffusion_loss(denoiser, denoiser.noise_schedule, **draw_training_batch(denoiser, *settings))
+
+
 def _attention(device: torch.device) -> contextlib.AbstractContextManager:
     """On a CPU, attention written out: the fused one's way back is several times slower in bfloat16."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 
 # %% ../nbs/09_pretrain.ipynb #f3176739
 def pretrain(
-    denoiser: MotionDenoiser,
+    denoiser: Denoiser,
     corpus: Corpus,
     config: PretrainConfig | None = None,
     text_encoder: TextEncoder | None = None,
@@ -137,33 +141,35 @@ def pretrain(
     checkpoint_every: int = 500,
     on_step: Callable[[int, float], None] | None = None,
     progress: bool = True,
-) -> MotionDenoiser:
+    batch_loss: Callable[..., Tensor] = denoising_loss,
+    network: nn.Module | None = None,
+) -> Denoiser:
     """Train `denoiser` on every clip of `corpus`; return the averaged network (the one to use).
 
     `corpus` is usually `load_corpus(...).split("train")`, perhaps with an action left out. With `checkpoint`, the
     state is saved there every `checkpoint_every` steps, and a second call with the same arguments goes on
-    where the first one stopped. `on_step(step, loss)` is called after each step.
+    where the first one stopped. `on_step(step, loss)` is called after each step. Another `batch_loss` (called as
+    `denoising_loss` is) and another part of the denoiser as `network` train what else there is to train (lesson 15).
     Raises `UserError` for an empty corpus, or if the loss stops being finite.
     """
     config, text_encoder = config or PretrainConfig(), text_encoder or default_text_encoder()
     if len(corpus) == 0:
         raise UserError("the corpus has no clips to train on; check the split and what was left out")
-    device = next(denoiser.parameters()).device
+    device, network = next(denoiser.parameters()).device, network or denoiser.network
     denoiser.set_statistics(corpus.mean, corpus.std)
     average = ExponentialMovingAverage(denoiser, config.ema_decay)
     optimizer = torch.optim.AdamW(
-        denoiser.parameters(), config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
     generator = torch.Generator().manual_seed(config.seed)
-    denoiser.train()
+    network.train()
     with torch.random.fork_rng(devices=[]), tqdm(total=config.steps, desc="pretrain", disable=not progress) as bar:
         torch.manual_seed(config.seed)  # dropout draws from torch's own generator
         first = _resume(checkpoint, config, denoiser, average, optimizer, generator)
         bar.update(first)
         for step in range(first, config.steps):
-            batch = draw_training_batch(denoiser, corpus, config, text_encoder, generator)
             with _attention(device), torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-                loss = diffusion_loss(denoiser, denoiser.noise_schedule, **batch)
+                loss = batch_loss(denoiser, corpus, config, text_encoder, generator)
             if not torch.isfinite(loss):
                 raise UserError(
                     f"pretraining step {step}: the loss is {loss.item()}; lower the learning rate "
@@ -173,7 +179,7 @@ def pretrain(
                 group["lr"] = config.learning_rate * learning_rate_scale(step, config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(denoiser.parameters(), config.gradient_clip)
+            nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
             average.update(denoiser)
             bar.update()

@@ -32,14 +32,15 @@ def cosine_betas(num_timesteps: int) -> Tensor:
     return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
 
 # %% ../nbs/06_schedule.ipynb #7b57952e
-Spacing = Literal["trailing", "leading", "linspace"]
+Spacing = Literal["trailing", "leading", "linspace", "dpm"]
 
 
 def spaced_timesteps(num_timesteps: int, steps: int, spacing: Spacing = "trailing") -> list[int]:
     """`steps` of the `num_timesteps` timesteps, from the noisiest down: the stops of a shorter walk.
 
     trailing begins at the last timestep, so in pure noise; leading ends at timestep 0 and begins somewhere below
-    the last; linspace includes both. Source: arXiv 2305.08891, table 2.
+    the last; linspace includes both; dpm is a linspace of one step more, without its 0. Sources: arXiv 2305.08891,
+    table 2; dpm as in the authors' DPM-Solver++ (2211.01095).
     Raises `ValueError` for more steps than timesteps, or another spacing.
     """
     if not 1 <= steps <= num_timesteps:
@@ -50,7 +51,9 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: Spacing = "trailin
         return [i * (num_timesteps // steps) for i in reversed(range(steps))]
     if spacing == "linspace":
         return [round(i * (num_timesteps - 1) / max(steps - 1, 1)) for i in reversed(range(steps))]
-    raise ValueError(f"spacing is 'trailing', 'leading' or 'linspace', not {spacing!r}")
+    if spacing == "dpm":
+        return [round(i * (num_timesteps - 1) / steps) for i in range(steps, 0, -1)]
+    raise ValueError(f"spacing is 'trailing', 'leading', 'linspace' or 'dpm', not {spacing!r}")
 
 # %% ../nbs/06_schedule.ipynb #a096a4b5
 def posterior_coefficients(betas: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,6 +125,16 @@ class NoiseSchedule:
         """The noise that leads from `x0` to `x_t`."""
         of_data, of_noise = self._roots(t, x_t)
         return (x_t - of_data * x0) / of_noise
+
+    def velocity(self, x0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+        """How `x_t` turns from data into noise, sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) x0; arXiv 2202.00512."""
+        of_data, of_noise = self._roots(t, x0)
+        return of_data * noise - of_noise * x0
+
+    def x0_from_velocity(self, x_t: Tensor, velocity: Tensor, t: Tensor | int) -> Tensor:
+        """The clean motion that `x_t` comes from, given the `velocity` there. Nothing is divided, so nothing explodes."""
+        of_data, of_noise = self._roots(t, x_t)
+        return of_data * x_t - of_noise * velocity
 
     def posterior(self, x0: Tensor, xt: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
         """Mean (like `xt`) and variance (shaped like `t`) of q(x_(t-1) | x_t, x_0), DDPM eq. 6 and 7."""

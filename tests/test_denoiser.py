@@ -211,7 +211,7 @@ def test_inputs_that_do_not_fit_are_named():
 
 def test_settings_that_make_no_denoiser_are_named():
     for setting, message in (
-        ({"prediction": "velocity"}, "prediction .* x0, noise, not 'velocity'"),
+        ({"prediction": "velocity"}, "prediction .* x0, noise, v, not 'velocity'"),
         ({"schedule": "square"}, "schedule .* not 'square'"),
         ({"width": 18, "heads": 4}, "multiple of twice the heads"),
     ):

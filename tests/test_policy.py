@@ -443,7 +443,7 @@ def test_requests_that_do_not_fit_are_named():
 
 
 def test_settings_that_make_no_policy_are_named():
-    for changes in ({"eta": 1.5}, {"eta": -0.1}, {"min_std": -1.0}):
+    for changes in ({"eta": 1.5}, {"eta": -0.1}):
         with pytest.raises(ValueError, match="eta is between 0 and 1"):
             build(**changes)
     with pytest.raises(ValueError, match="50 timesteps"):

@@ -1,0 +1,199 @@
+"""The latent model: numbers of the published implementation, and what a change of state must not disturb."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mocapfree_nb.files import UserError
+from mocapfree_nb.latent import LatentDenoiser, kl_to_standard_normal
+from mocapfree_nb.schedule import NoiseSchedule
+from mocapfree_nb.solvers import find_solver
+from mocapfree_nb.text import TextEmbedding
+
+MLD = np.load(Path(__file__).parent / "reference" / "mld_small.npz", allow_pickle=False)
+SMALL = {"num_features": 11, "latent_tokens": 2, "width": 16, "layers": 3, "heads": 2, "feedforward": 24}
+SMALL |= {"text_width": 12, "positions": 32, "frames_per_token": 2}
+
+
+def array(name: str) -> torch.Tensor:
+    return torch.from_numpy(MLD[name])
+
+
+def split_projections(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    "PyTorch's packed attention weights to ours: three maps instead of one, and another name for the last."
+    ours = {}
+    for name, value in weights.items():
+        if ".in_proj_" in name:
+            for part, chunk in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                ours[name.replace("in_proj_", f"{part}.")] = chunk
+        else:
+            ours[name.replace(".out_proj.", ".out.")] = value
+    return ours
+
+
+@pytest.fixture(scope="module")
+def published() -> LatentDenoiser:
+    "Our classes with the reference's weights."
+    config = json.loads(str(MLD["denoiser/config_json"]))
+    tokens, width = config["latent_dim"]
+    model = LatentDenoiser(
+        num_features=config["nfeats"],
+        latent_tokens=tokens,
+        width=width,
+        layers=config["num_layers"],
+        heads=config["num_heads"],
+        feedforward=config["ff_size"],
+        vae_layers=json.loads(str(MLD["vae/config_json"]))["num_layers"],
+        text_width=config["text_encoded_dim"],
+        words=False,
+        frames_per_token=1,
+        positions=64,
+        prediction="noise",
+        num_timesteps=1000,
+        schedule="scaled_linear",
+    )
+    weights = {}
+    for name in MLD.files:
+        part, _, rest = name.partition("/sd/")
+        if rest:
+            weights[f"{part}.{rest}"] = array(name)
+    weights = split_projections(weights)
+    weights["denoiser.no_caption"] = array("denoiser/text_uncond")[0, 0]
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert set(missing) == {"feature_mean", "feature_std", "latent_mean", "latent_std", "vae_signature"}
+    return model.eval()
+
+
+def caption() -> TextEmbedding:
+    pooled = array("denoiser/text")[:, 0]
+    return TextEmbedding(pooled[:, None], torch.ones(len(pooled), 1, dtype=torch.bool), pooled)
+
+
+@torch.no_grad()
+def test_the_vae_equals_the_reference(published):
+    lengths = array("vae/lengths")
+    mean, log_variance = published.vae.encode(array("vae/features"), lengths)
+    torch.testing.assert_close(mean.transpose(0, 1), array("vae/mean"), atol=2e-5, rtol=0)
+    torch.testing.assert_close(log_variance.transpose(0, 1), array("vae/logvar"), atol=2e-5, rtol=0)
+    decoded = published.vae.decode(array("vae/z").transpose(0, 1), lengths)
+    torch.testing.assert_close(decoded, array("vae/decoded"), atol=2e-5, rtol=0)
+    again = published.vae.decode(mean, lengths)
+    torch.testing.assert_close(again, array("vae/decoded_from_mean"), atol=2e-5, rtol=0)
+    state = published.encode(array("vae/features"), lengths)  # the statistics are those of standard normals here
+    torch.testing.assert_close(state, mean)
+    torch.testing.assert_close(published.decode(state, lengths), again)
+
+
+@torch.no_grad()
+def test_the_latent_network_equals_the_reference(published):
+    x, lengths = array("denoiser/sample"), array("vae/lengths")
+    hidden = torch.zeros(len(x), dtype=torch.bool)
+    for i, t in enumerate(array("denoiser/timesteps")):
+        t = t.expand(len(x))
+        for found, expected, near in (
+            (published(x, t, caption(), lengths), "out", 2e-5),
+            (published(x, t, caption(), lengths, hidden), "out_uncond", 2e-5),
+            (published.guided(x, t, caption(), lengths, float(MLD["denoiser/guidance_scale"])), "out_cfg", 5e-5),
+        ):
+            torch.testing.assert_close(found, array(f"denoiser/{expected}")[i], atol=near, rtol=0)
+
+
+@torch.no_grad()
+def test_the_whole_pipeline_equals_the_reference(published):
+    "DDIM without noise, guided, in latent space; then decoded. The reference ends at alpha-bar of timestep 0, not 1."
+    from mocapfree_nb.policy import ddim_distribution
+
+    kept = array("pipeline/alphas_cumprod").double()
+    torch.testing.assert_close(kept, published.noise_schedule.alphas_cumprod, atol=1e-6, rtol=3e-5)
+    stops, x = array("pipeline/timesteps").tolist(), array("pipeline/latents")[0]
+    for i, t in enumerate(stops):
+        time = torch.full((len(x),), t)
+        output = published.guided(x, time, caption(), array("vae/lengths"), 7.5)
+        alpha, after = kept[t], kept[stops[i + 1]] if i + 1 < len(stops) else kept[0]
+        x0 = (x - (1 - alpha).sqrt().float() * output) / alpha.sqrt().float()
+        x, _ = ddim_distribution(x0, output, alpha, after, eta=find_solver("dpmsolver++")[1])
+        torch.testing.assert_close(x, array("pipeline/latents")[i + 1], atol=5e-4, rtol=1e-4)
+    motion = published.decode(x, array("vae/lengths"))
+    torch.testing.assert_close(motion, array("pipeline/motion"), atol=5e-4, rtol=1e-4)
+
+
+def build(**changes) -> LatentDenoiser:
+    torch.manual_seed(0)
+    model = LatentDenoiser(**SMALL | changes).eval().double()
+    model.set_statistics(torch.arange(11.0), torch.linspace(0.5, 2, 11))
+    return model
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+@torch.no_grad()
+def test_padding_and_company_leave_no_trace_in_a_latent(group):
+    model = build(frames_per_token=group)
+    motion, lengths = torch.randn(3, 9, 11).double(), torch.tensor([9, 4, 7])
+    state = model.encode(motion, lengths)
+    assert state.shape == (3, 2, 16) and model.state_lengths(lengths).tolist() == [2, 2, 2]
+    spoiled = motion.masked_fill((torch.arange(9) >= lengths[:, None])[..., None], float("nan"))
+    torch.testing.assert_close(model.encode(spoiled, lengths), state)
+    alone = model.encode(motion[1:2, :4], lengths[1:2])
+    torch.testing.assert_close(alone[0], state[1])
+    decoded = model.decode(state, lengths)
+    assert decoded.shape == motion.shape and not decoded[1, 4:].any() and not decoded[2, 7:].any()
+    torch.testing.assert_close(model.decode(state[1:2], lengths[1:2])[0], decoded[1, :4])
+
+
+@torch.no_grad()
+def test_a_hidden_caption_leaves_no_trace():
+    model, x, t = build(), torch.randn(2, 2, 16).double(), torch.tensor([3, 40])
+    hidden, lengths = torch.zeros(2, dtype=torch.bool), torch.tensor([9, 5])
+    made = [torch.randn(2, 4, 12).double() for _ in range(2)]
+    texts = [TextEmbedding(tokens, torch.ones(2, 4, dtype=torch.bool), tokens.mean(1)) for tokens in made]
+    outputs = [model(x, t, text, lengths, hidden) for text in texts]
+    torch.testing.assert_close(outputs[0], outputs[1])
+    assert (model(x, t, texts[0], lengths) - model(x, t, texts[1], lengths)).abs().max() > 1e-3
+
+
+def test_kl_equals_torchs():
+    mean, log_variance = torch.randn(2, 5, 7).double()
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(mean, (0.5 * log_variance).exp()), normal(0.0, 1.0))
+    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
+
+
+def test_what_adapts_is_the_network_and_never_the_vae():
+    from mocapfree_nb.ddpo import add_lora, merge_lora
+
+    model = build()
+    before = {name: value.clone() for name, value in model.vae.state_dict().items()}
+    trained = add_lora(model.network, rank=2, alpha=4.0)
+    inside = {id(p) for p in model.denoiser.parameters()}
+    assert trained and all(id(p) in inside for p in trained)
+    merge_lora(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.vae.state_dict().items())
+
+
+def test_a_foreign_vae_is_refused(tmp_path):
+    model, other = build().float(), LatentDenoiser(**SMALL)
+    model.vae_signature.copy_(model._sign())
+    model.half().save_pretrained(tmp_path / "own")
+    LatentDenoiser.from_folder(tmp_path / "own")  # rounding to half precision is not another VAE
+    model.vae.load_state_dict(other.vae.state_dict())
+    model.save_pretrained(tmp_path / "mixed")
+    with pytest.raises(UserError, match="not the one whose latents"):
+        LatentDenoiser.from_folder(tmp_path / "mixed")
+    LatentDenoiser(**SMALL | {"latent_tokens": 3}).save_pretrained(tmp_path / "wide")
+    (tmp_path / "wide" / "config.json").write_text((tmp_path / "own" / "config.json").read_text())
+    with pytest.raises(UserError, match="another shape"):
+        LatentDenoiser.from_folder(tmp_path / "wide")
+
+
+def test_an_even_number_of_layers_is_refused():
+    with pytest.raises(UserError, match="odd number of layers, not 4"):
+        LatentDenoiser(**SMALL | {"layers": 4})
+
+
+def test_the_reference_schedule_is_ours():
+    kept = NoiseSchedule.scaled_linear(1000).alphas_cumprod
+    torch.testing.assert_close(array("pipeline/alphas_cumprod").double(), kept, atol=1e-6, rtol=3e-5)

@@ -1,0 +1,243 @@
+"""Solvers as policies: moves of the published solvers, and one game for every architecture, solver and prediction."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mocapfree_nb import ddpo
+from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
+from mocapfree_nb.files import UserError
+from mocapfree_nb.latent import LatentDenoiser
+from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.schedule import NoiseSchedule, spaced_timesteps
+from mocapfree_nb.solvers import SOLVERS, find_solver
+from mocapfree_nb.text import TextEmbedding
+from mocapfree_nb.unet import MotionUNet
+
+FOLDER = Path(__file__).parent / "reference"
+SDE = {order: np.load(FOLDER / f"sde_dpmsolver_order{order}.npz", allow_pickle=False) for order in (1, 2)}
+CASES = sorted({name.split("/")[0] for name in SDE[1].files})
+FEATURES, WORDS = 7, 12
+PROMPTS, LENGTHS = ["a person walks", "someone jumps", "a person waves the left hand"], [9, 5, 7]
+
+
+class FakeEncoder:
+    """Random but fixed word vectors."""
+
+    def __call__(self, prompts):
+        longest = max(len(prompt.split()) for prompt in prompts)
+        tokens, mask = torch.zeros(len(prompts), longest, WORDS), torch.zeros(len(prompts), longest, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            for column, word in enumerate(prompt.split()):
+                generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
+                tokens[row, column], mask[row, column] = torch.randn(WORDS, generator=generator), True
+        return TextEmbedding(tokens, mask, tokens.sum(1) / mask.sum(1, keepdim=True))
+
+
+# ---------------------------------------------------------------- against diffusers' solver
+
+
+class Linear(Denoiser):
+    """The reference's model: output = a x + c, read as x_0 or as noise."""
+
+    def __init__(self, a, c, prediction, schedule):
+        super().__init__(c.shape[1], prediction, "cosine", schedule.num_timesteps)
+        self.noise_schedule, self.a, self.c = schedule, a, c
+
+    def forward(self, x_t, t, text, lengths, conditional=None):
+        return self.a * x_t + self.c
+
+
+def reference_policy(case: str, order: int) -> DiffusionPolicy:
+    "The walk of the reference, but for its end: ours is always in clean data."
+    a, c = (torch.from_numpy(SDE[2][f"{case}/order{order}/{name}"]) for name in ("a", "c"))
+    config = json.loads(str(SDE[2][f"{case}/order2/config_json"]))
+    kept = torch.from_numpy(SDE[2][f"{case}/order2/alphas_cumprod"]).double()
+    schedule = NoiseSchedule(1 - kept / torch.cat([kept.new_ones(1), kept[:-1]]), kept)
+    model = Linear(a, c, {"sample": "x0", "epsilon": "noise"}[config["prediction_type"]], schedule)
+    stops = SDE[2][f"{case}/order2/timesteps"].tolist()
+    solver = "sde-dpmsolver++" + ("2m" if order == 2 else "")
+    return DiffusionPolicy(model, FakeEncoder(), steps=10, guidance_scale=1.0, spacing=stops, solver=solver)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_moves_and_walks_equal_the_sde_dpm_solver(case, order):
+    get = {
+        name: torch.from_numpy(SDE[order][f"{case}/order{order}/{name}"])
+        for name in ("x", "mean", "std", "x0_pred", "log_prob")
+    }
+    policy, none = reference_policy(case, order), FakeEncoder()(["a"] * 2)
+    clean_end = float(get["std"][-1]) == 0  # some references stop at timestep 0's noise: their last move is not ours
+    x, lengths, known = get["x"][0], torch.full((2,), 5), None
+    for i in range(10 if clean_end else 9):
+        mean, std, x0 = policy.step(get["x"][i], i, none, lengths, None if i == 0 else get["x0_pred"][i - 1])
+        torch.testing.assert_close(x0, get["x0_pred"][i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mean, get["mean"][i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(std, get["std"][i].expand(2), atol=1e-6, rtol=1e-5)
+        if std[0] > 0:
+            found = policy.move_log_prob(get["x"][i + 1], mean, std, lengths)
+            normal = torch.distributions.Normal(mean.double(), std.double()[:, None, None])
+            expected = normal.log_prob(get["x"][i + 1].double()).mean((1, 2))
+            torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(found.double(), get["log_prob"][i], atol=1e-3, rtol=0)
+        mean, std, known = policy.step(x, i, none, lengths, known)
+        fresh = torch.where(std > 0, 1 / std, 0)[:, None, None] * (get["x"][i + 1] - get["mean"][i])
+        x = mean + std[:, None, None] * fresh
+        torch.testing.assert_close(x, get["x"][i + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_the_spacing_of_dpm_solver_equals_the_reference():
+    assert spaced_timesteps(1000, 10, "dpm") == SDE[2]["scaled_linear_sample/order2/timesteps"].tolist()
+    assert spaced_timesteps(50, 10, "trailing") == SDE[2]["linear_sample_T50/order2/timesteps"].tolist()
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace", "dpm", [48, 30, 29, 10, 3]])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_each_move_begins_where_the_last_one_ended(spacing, solver):
+    policy = DiffusionPolicy(MotionDenoiser(FEATURES, 16, 1, 2, 24), FakeEncoder(), 5, spacing=spacing, solver=solver)
+    kept = NoiseSchedule.cosine(50).alphas_cumprod
+    assert torch.equal(policy.alphas, kept[policy.timesteps])
+    assert torch.equal(policy.alphas_next, torch.cat([kept[policy.timesteps[1:]], kept.new_ones(1)]))
+
+
+# ---------------------------------------------------------------- one game, whoever plays
+
+
+def transformer(**kind):
+    return MotionDenoiser(FEATURES, 16, 1, 2, 24, text_width=WORDS, **kind)
+
+
+def unet(**kind):
+    return MotionUNet(FEATURES, (32, 32), 8, 8, 1, 2, 8, text_width=WORDS, **kind)
+
+
+def latent(**kind):
+    return LatentDenoiser(FEATURES, 2, 8, 1, 2, 12, 1, text_width=WORDS, **kind)
+
+
+ARCHITECTURES = {"transformer": transformer, "unet": unet, "latent": latent}
+RANDOM = {"ddpm": None, "ddim": 0.5, "sde-dpmsolver++": None, "sde-dpmsolver++2m": None}
+combinations = pytest.mark.parametrize("prediction", ["x0", "noise", "v"])
+for name, values in (("solver", list(RANDOM)), ("architecture", list(ARCHITECTURES))):
+    combinations = (lambda one, two: lambda function: one(two(function)))(
+        pytest.mark.parametrize(name, values), combinations
+    )
+
+
+def build(architecture: str, prediction: str, solver: str, eta: float | None = None, **changes) -> DiffusionPolicy:
+    torch.manual_seed(0)
+    schedule = "linear" if prediction == "noise" else "cosine"  # whose last alpha-bar would magnify rounding 700 times
+    denoiser = ARCHITECTURES[architecture](prediction=prediction, schedule=schedule)
+    for parameter in denoiser.parameters():  # layers that begin at zero would play the same game whatever they see
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    denoiser.set_statistics(torch.arange(7.0), torch.linspace(0.5, 2, 7))
+    return DiffusionPolicy(denoiser, FakeEncoder(), steps=5, eta=eta, solver=solver, **changes)
+
+
+def count_up(motion, lengths, prompts):
+    "A reward: the mean of the first feature."
+    return motion[..., 0].sum(1) / lengths
+
+
+@combinations
+def test_every_policy_scores_its_own_walk_exactly_and_learns(architecture, solver, prediction):
+    policy = build(architecture, prediction, solver, RANDOM[solver])
+    walk = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    assert walk.motion.shape == (3, 9, FEATURES) and not walk.motion[1, 5:].any()
+    with torch.no_grad():
+        assert torch.equal(policy.log_prob(walk), walk.log_probs), "ratio 1, to the bit"
+        folded = (policy.log_prob(walk, fold=True) - walk.log_probs).exp()
+    torch.testing.assert_close(folded, torch.ones_like(folded), atol=1e-5, rtol=0)
+
+    before = [p.detach().clone() for p in policy.denoiser.parameters()]
+    config = ddpo.DDPOConfig(
+        rollouts=1, prompts_per_rollout=2, motions_per_prompt=3, replay_weight=0.0, lora_rank=0, learning_rate=1e-2
+    )
+    trainer = ddpo.DDPOTrainer(policy, count_up, PROMPTS, torch.tensor(LENGTHS), config)
+    (record,) = trainer.run(progress=False)
+    assert all(ratio is None or ratio == 0 for ratio in record["ratio"]), "before the first update nothing has moved"
+    moved = [not torch.equal(a, b) for a, b in zip(before, policy.denoiser.parameters(), strict=True)]
+    assert any(moved)
+    again = policy.log_prob(walk)
+    assert torch.isfinite(again).all() and not torch.equal(again[:, :-1], walk.log_probs[:, :-1])
+
+
+@combinations
+def test_log_probs_are_those_of_torchs_normal(architecture, solver, prediction):
+    policy = build(architecture, prediction, solver, RANDOM[solver])
+    walk = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    rows, beliefs = policy.denoiser.state_lengths(walk.lengths), [None, *walk.predicted_x0]
+    for i in range(policy.steps - 1):
+        with torch.no_grad():
+            mean, std, _ = policy.step(walk.states[i], i, walk.text, walk.lengths, beliefs[i])
+        for b in range(3):
+            normal = torch.distributions.Normal(mean[b, : rows[b]].double(), std[b].double())
+            expected = normal.log_prob(walk.states[i + 1, b, : rows[b]].double()).mean()
+            assert float(walk.log_probs[b, i]) == pytest.approx(float(expected), abs=1e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("credit", ["fork", "step", "end"])
+def test_the_trainer_of_every_credit_runs_on_every_architecture(architecture, credit):
+    policy = build(architecture, "x0", "sde-dpmsolver++2m")
+    config = ddpo.DDPOConfig(
+        rollouts=2, prompts_per_rollout=2, motions_per_prompt=3, credit=credit, inner_epochs=2, kl_weight=0.1,
+        replay_batch=4, lora_rank=2, judge_every=1,
+    )
+    trainer = ddpo.DDPOTrainer(
+        policy, count_up, PROMPTS, torch.tensor(LENGTHS), config, ["someone sits", "a person bows"],
+        judge=lambda policy: {"score": 0.0},
+    )
+    log = trainer.run(progress=False)
+    assert all(np.isfinite(record["replay"]) and record["replay"] >= 0 for record in log)
+    assert all(any(norm for norm in record["gradient_norm"] if norm) for record in log)
+
+
+@pytest.mark.parametrize("solver", ["dpmsolver++", "dpmsolver++2m", "ddim"])
+def test_a_solver_without_noise_is_refused_with_the_reason(solver):
+    policy = build("transformer", "x0", solver, 0.0)
+    walk = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    assert torch.equal(walk.log_probs, torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="eta 0.*no density|none has a density"):
+        policy.log_prob(walk)
+    with pytest.raises(UserError, match="deterministic: there is no density to train"):
+        config = ddpo.DDPOConfig(replay_weight=0.0)
+        ddpo.DDPOTrainer(policy, count_up, PROMPTS, torch.tensor(LENGTHS), config)
+
+
+def test_a_deterministic_walk_of_second_order_equals_the_diffusers_scheduler():
+    diffusers = pytest.importorskip("diffusers")
+    policy = build("transformer", "x0", "dpmsolver++2m", spacing="dpm")
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        50, beta_schedule="squaredcos_cap_v2", prediction_type="sample", algorithm_type="dpmsolver++", solver_order=2
+    )
+    scheduler.set_timesteps(policy.steps)
+    walk = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    assert scheduler.timesteps.tolist() == walk.timesteps.tolist()
+    x = walk.states[0]
+    for i, t in enumerate(scheduler.timesteps):
+        with torch.no_grad():
+            output = policy.denoiser.guided(x, t.expand(3), walk.text, walk.lengths, 2.5)
+        x = scheduler.step(output, t, x).prev_sample
+        torch.testing.assert_close(walk.states[i + 1], x, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_solver_cannot_be_is_named():
+    with pytest.raises(UserError, match="no solver 'sde-dpmsolver'; did you mean 'sde-dpmsolver\\+\\+'\\?"):
+        find_solver("sde-dpmsolver")
+    with pytest.raises(UserError, match="no solver 'euler'; they are ddpm, ddim"):
+        build("transformer", "x0", "euler")
+    with pytest.raises(UserError, match="ddpm has eta 1 by definition, not 0.5"):
+        find_solver("ddpm", 0.5)
+    for stops in ([49, 30, 30, 10, 0], [50, 30, 20, 10, 0], [49, 30], [10, 20, 30, 40, 49]):
+        with pytest.raises(ValueError, match="a walk of 5 steps stops at 5 timesteps between 0 and 49"):
+            build("transformer", "x0", "ddim", spacing=stops)
+    policy = build("transformer", "x0", "sde-dpmsolver++2m")
+    text = FakeEncoder()(PROMPTS)
+    with pytest.raises(ValueError, match="looks back: move 2 needs the belief before it"):
+        policy.step(torch.randn(3, 9, FEATURES), 2, text, torch.tensor(LENGTHS))
