@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STABLEMOFUSION_NAMES', 'KINDS', 'OWN_NETWORKS', 'Blank', 'read_tensors', 'unwrap', 'Kind', 'recognise', 'fill',
-           'find_statistics', 'Checkpoint', 'read_checkpoint', 'from_checkpoint', 'convert', 'text_encoder_for']
+           'find_statistics', 'Checkpoint', 'read_checkpoint', 'from_checkpoint', 'convert', 'load_network',
+           'text_encoder_for']
 
 # %% ../nbs/21_checkpoints.ipynb #de48cfd6
 import inspect
@@ -12,7 +13,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -417,8 +418,9 @@ def _read_parts(folder: Path) -> dict[str, Tensor]:
 
 def _read_own(folder: Path) -> nn.Module:
     config, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
+    named = config.pop("architecture", None)  # folders of before this was noted have none
     for network in OWN_NETWORKS:
-        if not set(config) <= set(inspect.signature(network).parameters):
+        if named not in (None, network.__name__) or not set(config) <= set(inspect.signature(network).parameters):
             continue
         _check_settings(network, config, str(folder))
         try:
@@ -504,6 +506,25 @@ def convert(path: str | Path, out: str | Path, statistics: str | Path | None = N
     found.model.save_pretrained(out)
     return found.report()
 
+# %% ../nbs/21_checkpoints.ipynb #5697f967
+def load_network(path: str | Path, known: Sequence[type[nn.Module]], device: str = "cpu") -> nn.Module:
+    """The network saved at `path`, a folder of this kit or a published checkpoint, in eval mode on `device`.
+
+    Raises `UserError` unless it is one of `known`; the first is what a folder that names no class holds.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / "model.safetensors").is_file():
+        model = from_checkpoint(folder).to(device)
+        name = type(model).__name__
+    else:
+        config = folder / "config.json"
+        name = read_json(config).get("architecture", known[0].__name__) if config.is_file() else known[0].__name__
+        model = None
+    kinds = {kind.__name__: kind for kind in known}
+    if name not in kinds:
+        raise UserError(f"{path} holds a {name}, which is of no use here; what is: {', '.join(kinds)}")
+    return kinds[name].from_folder(folder, device) if model is None else model
+
 # %% ../nbs/21_checkpoints.ipynb #d507c0c5
 def text_encoder_for(model: nn.Module, source: str | Path | None = None) -> TextEncoder | PublishedTextEncoder:
     """The text encoder that a denoiser or retrieval network reads; `source` is its folder, or a name on the hub.
@@ -516,7 +537,7 @@ def text_encoder_for(model: nn.Module, source: str | Path | None = None) -> Text
         return PublishedTextEncoder("distilbert", source)
     if isinstance(model, MotionUNet) and model.embed_text.in_features == 512:
         return PublishedTextEncoder("clip", source, padded=True)
-    if isinstance(model, LatentDenoiser) and model.denoiser.words_in is None:
+    if isinstance(model, LatentDenoiser) and model.denoiser.emb_proj[1].in_features == 768:
         encoder = PublishedTextEncoder("clip-large", source)
         if not model.denoiser.no_caption.any():
             model.denoiser.no_caption.copy_(encoder.empty().pooled[0])

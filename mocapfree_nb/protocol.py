@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PROTOCOLS', 'Protocol', 'Sample', 'samples_of', 'read_samples', 'Pass', 'draw_pass', 'measure',
-           'summarise', 'Judge', 'load_judge', 'published_sampler', 'Generator', 'Evaluation', 'load_generator',
-           'evaluate_protocol', 'table', 'dissimilar_subset', 'retrieval_protocols', 'evaluate_retrieval',
-           'retrieval_table', 'run', 'run_retrieval']
+           'summarise', 'Judge', 'find_words', 'load_judge', 'published_sampler', 'Generator', 'Evaluation',
+           'load_generator', 'evaluate_protocol', 'table', 'dissimilar_subset', 'retrieval_protocols',
+           'evaluate_retrieval', 'retrieval_table', 'run', 'run_retrieval']
 
 # %% ../nbs/22_protocol.ipynb #85281b8a
 from collections.abc import Callable, Mapping, Sequence
@@ -216,12 +216,23 @@ class Judge:
         return torch.cat([self.motion(*drawn.motions(rows[i : i + 128])) for i in range(0, len(rows), 128)])
 
 
+def find_words(
+    near: Sequence[str | Path], glove: str | Path | None = None, tokens: Mapping[str, str] | None = None
+) -> GuoWords:
+    """The words of the Guo evaluator from `glove`, or from a folder of that name in one of `near` or above it."""
+    places = [Path(glove)] if glove else [p / "glove" for base in near for p in (Path(base), *Path(base).resolve().parents[:4])]
+    folder = next((place for place in places if (place / "our_vab_data.npy").is_file()), None)
+    if folder is None:
+        raise UserError(f"no word vectors (our_vab_data.npy) in {places[0]}{'' if glove else ' or near it'}; give --glove FOLDER")
+    return GuoWords.from_folder(folder, tokens)
+
+
 def load_judge(
     evaluator: str | Path, samples: Sequence[Sample], data: str | Path, glove: str | Path | None = None, device: str = "cpu"
 ) -> Judge:
     """The evaluator at a path, with the words it reads. Raises `UserError` where its normalisation is not its own.
 
-    The Guo evaluator reads GloVe vectors from `glove`, or from a folder of that name near the evaluator or the data.
+    The Guo evaluator reads GloVe vectors from `glove`, or from near the evaluator or the data (see `find_words`).
     """
     model = from_checkpoint(evaluator)
     if not isinstance(model, GuoEvaluator):
@@ -234,19 +245,15 @@ def load_judge(
             f"{evaluator} came with the mean and deviation of the data set, not its own (root and contact deviations "
             "are much smaller there); take those of Comp_v6_KLD01/meta"
         )
-    near = [glove] if glove else [p / "glove" for base in (evaluator, data) for p in (Path(base), *Path(base).parents[:4])]
-    folder = next((place for place in near if (Path(place) / "our_vab_data.npy").is_file()), None)
-    if folder is None:
-        raise UserError(f"no word vectors (our_vab_data.npy) in {near[0]}{'' if glove else ' or near it'}; give --glove FOLDER")
     tokens = {caption.text: caption.tokens for sample in samples for caption in sample.captions if caption.tokens}
-    return Judge(model, GuoWords.from_folder(folder, tokens), device)
+    return Judge(model, find_words([evaluator, data], glove, tokens), device)
 
 # %% ../nbs/22_protocol.ipynb #97e95245
 def published_sampler(denoiser: Denoiser) -> dict:
     """Arguments of `DiffusionPolicy` as the model's authors evaluate it; ten DDPM steps for a model of this kit."""
     if isinstance(denoiser, MDM):
         return {"steps": denoiser.noise_schedule.num_timesteps, "guidance_scale": 2.5}
-    if isinstance(denoiser, LatentDenoiser) and denoiser.denoiser.words_in is None:
+    if isinstance(denoiser, LatentDenoiser) and denoiser.denoiser.emb_proj[1].in_features == 768:
         return {"steps": 50, "guidance_scale": 7.5, "eta": 0.0, "spacing": "leading"}
     if isinstance(denoiser, MotionUNet) and denoiser.embed_text.in_features == 512:
         return {"steps": 10, "guidance_scale": 2.5, "solver": "sde-dpmsolver++2m"}
