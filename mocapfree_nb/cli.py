@@ -41,6 +41,12 @@ class Network(StrEnum):
     evaluator = "evaluator"
 
 
+class ProtocolName(StrEnum):
+    humanml3d = "humanml3d"
+    kit = "kit"
+    retrieval = "retrieval"
+
+
 def _device(name: str) -> str:
     import torch
 
@@ -224,6 +230,10 @@ def pretrain(
 @app.command()
 def evaluate(
     model: Annotated[Path | None, typer.Option(help="Denoiser to examine (default: shipped, full data).")] = None,
+    protocol: Annotated[
+        ProtocolName | None, typer.Option(help="The published evaluation instead: humanml3d, kit, or TMR's retrieval.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Of --protocol: the data folder as it ships.")] = None,
     corpus: Corpus = "procedural",
     max_frames: MaxFrames = 196,
     target: Annotated[str | None, typer.Option(help="A label to examine by itself.")] = None,
@@ -231,21 +241,58 @@ def evaluate(
     evaluator: Annotated[Path | None, typer.Option(help="Evaluator network.")] = None,
     check: Annotated[list[str] | None, typer.Option(help="LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")] = None,
     questions: Annotated[int, typer.Option(help="Held-out prompts to ask for each label group.", min=8)] = 32,
-    denoising_steps: DenoisingSteps = 10,
-    guidance: Guidance = 2.5,
+    denoising_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of a motion (default: 10; of --protocol: the authors').", min=2, max=1000)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').")
+    ] = None,
     solver: Solver = "ddim",
     eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the numbers here as JSON.")] = None,
+    replications: Annotated[int, typer.Option(help="Of --protocol.", min=1)] = 20,
+    samples: Annotated[int | None, typer.Option(help="Of --protocol: samples in a replication (default: all).", min=32)] = None,
+    multimodality: Annotated[bool, typer.Option(help="Of --protocol: 100 captions, 30 motions each.")] = True,
+    glove: Annotated[Path | None, typer.Option(help="Of --protocol: folder of our_vab_data.npy.")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="Of --protocol: folder or hub name of the encoder that the model reads.")
+    ] = None,
+    sentence_encoder: Annotated[
+        str | None, typer.Option(help="Of --protocol retrieval: folder or hub name of MPNet.")
+    ] = None,
 ) -> None:
-    """Examine a model on held-out prompts: R-precision, FID, distances, verified share, foot skate."""
+    """Examine a model on held-out prompts: R-precision, FID, distances, verified share, foot skate.
+
+    As papers do:  mocapfree evaluate --protocol humanml3d --data HumanML3D --evaluator t2m --model model.pt --out mdm.json
+    Real motion:   the same without --model
+    Retrieval:     mocapfree evaluate --protocol retrieval --data HumanML3D --retrieval tmr_humanml3d_guoh3dfeats
+    """
     import json
 
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.files import write_json
 
+    if protocol is not None:
+        from mocapfree_nb import protocol as published
+
+        needed = {"--data": data, "--evaluator": evaluator}
+        if protocol is ProtocolName.retrieval:
+            needed = {"--data": data, "--retrieval": retrieval}
+        if missing := [name for name, value in needed.items() if value is None]:
+            raise UserError(f"--protocol {protocol} needs {' and '.join(missing)}")
+        if protocol is ProtocolName.retrieval:
+            print(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, _device(device)))
+        else:
+            sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
+            sampling["solver"] = None if solver == "ddim" and eta is None else solver
+            sampling = {key: value for key, value in sampling.items() if value is not None}
+            size = {"replications": replications, "limit": samples, "captions": 100 if multimodality else 0, "seed": seed}
+            where = (data, evaluator, model, glove, text_encoder, sampling)
+            print(published.run(protocol, *where, out=out, device=_device(device), **size))
+        return
     rows = experiment.evaluate(
         model or experiment.WEIGHTS / "denoiser",
         load_corpus(corpus, max_frames=max_frames),
@@ -254,8 +301,8 @@ def evaluate(
         evaluator or experiment.WEIGHTS / "evaluator",
         _checks(check or []),
         questions,
-        denoising_steps,
-        guidance,
+        denoising_steps or 10,
+        2.5 if guidance is None else guidance,
         seed,
         _device(device),
         solver,
@@ -320,6 +367,30 @@ def compare(
 
 
 @app.command()
+def checkpoint(
+    path: Annotated[Path, typer.Argument(help="A published file of weights, or its folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write config.json and model.safetensors to.")] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(help="Folder with mean and deviation, if they do not lie near the weights.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads, which no array shows (default: 4).", min=1)] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Diffusion steps, where no file beside says them.", min=1)] = None,
+) -> None:
+    """Say what a published checkpoint is (MDM, MLD, StableMoFusion, TMR, the Guo evaluator), and convert it.
+
+    Runs nothing that lies in the file. Every array must find its place: what is missing or left over is named.
+    """
+    from mocapfree_nb.checkpoints import convert, read_checkpoint
+
+    settings = {key: value for key, value in (("heads", heads), ("num_timesteps", timesteps)) if value}
+    if out:
+        print(convert(path, out, statistics, **settings))
+        print(f"saved {out}")
+    else:
+        print(read_checkpoint(path, statistics, **settings).report())
+
+
+@app.command()
 def ablation(
     out: Annotated[Path, typer.Option(help="JSON file of the results; what is in it already is not run again.")],
     variant: Annotated[list[str] | None, typer.Option(help="Only these variants; repeat for more.")] = None,
@@ -333,11 +404,16 @@ def ablation(
 
 
 @app.command()
-def bench() -> None:
-    """Measure this machine: reward path batched against one by one, features, guidance in one forward."""
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Which: reward_path, features, guidance, rollout, dataset.")] = None,
+) -> None:
+    """Measure this machine: reward path batched against one by one, features, guidance in one forward.
+
+    `mocapfree bench dataset` writes a folder the size of HumanML3D (5 GB, removed again) and opens it twice.
+    """
     from mocapfree_nb.bench import main as run
 
-    run()
+    run(names)
 
 
 def main() -> None:

@@ -20,15 +20,19 @@ import torch
 from torch import Tensor
 
 from . import metrics
+from .checkpoints import load_network, text_encoder_for
 from .corpus import Clip, Corpus, load_corpus
 from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
 from .denoiser import Denoiser, MotionDenoiser
 from .features import features_to_joints
 from .files import UserError, read_json, write_atomically, write_json
+from .judges import TMR, GuoEvaluator
 from .latent import LatentDenoiser, pretrain_latent
+from .mdm import MDM
 from .metrics import EvaluatorModel, train_evaluator
 from .policy import DiffusionPolicy
 from .pretrain import PretrainConfig, pretrain
+from .protocol import find_words
 from .retrieval import RetrievalModel, RetrievalReward, train_retrieval
 from .text import default_text_encoder
 from .unet import MotionUNet
@@ -100,6 +104,7 @@ class Judges:
     evaluator: EvaluatorModel
     reward: RetrievalReward
     checks: Checks = field(default_factory=dict)
+    read: Callable | None = None  # the text encoder that the evaluator reads (default: the kit's own)
 
     @torch.inference_mode()
     def embed(self, clips: Sequence[Clip]) -> Tensor:
@@ -127,7 +132,8 @@ def examine(
     prompts, lengths = questions.prompts * repeats, questions.lengths.repeat(repeats).to(device)
     motion = policy.generate(prompts, lengths, seed=seed)
     with torch.inference_mode():
-        text = judges.evaluator.encode_text(default_text_encoder()(questions.prompts).to(device)).repeat(repeats, 1)
+        read = judges.read or default_text_encoder()
+        text = judges.evaluator.encode_text(read(questions.prompts).to(device)).repeat(repeats, 1)
         embedding = judges.evaluator.encode_motion(motion, lengths)
         score = judges.reward(motion, lengths, prompts)
         joints = features_to_joints(motion)
@@ -338,21 +344,29 @@ def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 3) -> dict[
 
 # %% ../nbs/14_experiment.ipynb #6db656ff
 def load_judges(
-    retrieval: str | Path, evaluator: str | Path, checks: Checks | None = None, device: str = "cpu"
+    retrieval: str | Path,
+    evaluator: str | Path,
+    checks: Checks | None = None,
+    device: str = "cpu",
+    text_encoder: str | Path | None = None,
 ) -> Judges:
-    """The saved retrieval network and evaluator, ready to judge."""
-    reward = RetrievalReward(RetrievalModel.from_folder(retrieval, device))
-    return Judges(EvaluatorModel.from_folder(evaluator, device), reward, checks or {})
+    """The saved retrieval network and evaluator, ready to judge: ours, or TMR and the Guo evaluator (lesson 21).
+
+    `text_encoder` is the folder of the one that TMR reads, if it is not in transformers' own store.
+    """
+    network = load_network(retrieval, (RetrievalModel, TMR), device)
+    reward = RetrievalReward(network, text_encoder_for(network, text_encoder))
+    judge = load_network(evaluator, (EvaluatorModel, GuoEvaluator), device)
+    read = find_words([evaluator]) if isinstance(judge, GuoEvaluator) else None
+    return Judges(judge, reward, checks or {}, read)
 
 
 def load_denoiser(folder: str | Path) -> Denoiser:
-    """The saved denoiser in `folder`, of whichever architecture its `config.json` names (none: a `MotionDenoiser`)."""
-    known = {kind.__name__: kind for kind in (MotionDenoiser, MotionUNet, LatentDenoiser)}
-    path = Path(folder) / "config.json"
-    name = read_json(path).get("architecture", "MotionDenoiser") if path.is_file() else "MotionDenoiser"
-    if name not in known:
-        raise UserError(f"{folder} holds a {name}, which denoises nothing; the denoisers are {', '.join(known)}")
-    return known[name].from_folder(folder)
+    """The saved denoiser in `folder`, of whichever architecture its `config.json` names (none: a `MotionDenoiser`).
+
+    A published MDM, MLD or StableMoFusion will do as well (lesson 21).
+    """
+    return load_network(folder, (MotionDenoiser, MotionUNet, LatentDenoiser, MDM))
 
 
 def load_policy(
@@ -362,15 +376,18 @@ def load_policy(
     device: str = "cpu",
     solver: str = "ddim",
     eta: float | None = None,
+    text_encoder: str | Path | None = None,
 ) -> DiffusionPolicy:
-    """A policy around a saved denoiser (or one in memory), ready to generate. `UserError` if it allows no such walk."""
+    """A policy around a saved denoiser (or one in memory), ready to generate. `UserError` if it allows no such walk.
+
+    `text_encoder` is the folder of the one that a published model reads, if it is not in transformers' own store.
+    """
     denoiser = model if isinstance(model, Denoiser) else load_denoiser(model)
+    encoder = text_encoder_for(denoiser, text_encoder)
     try:
-        return DiffusionPolicy(denoiser.to(device), None, steps, eta, guidance_scale, solver=solver)
+        return DiffusionPolicy(denoiser.to(device), encoder, steps, eta, guidance_scale, solver=solver)
     except ValueError as error:
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
-
-
 
 
 def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log: list[dict], seconds: float) -> dict:
