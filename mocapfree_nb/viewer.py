@@ -13,9 +13,11 @@ import json
 import math
 import os
 import re
+import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -252,91 +254,191 @@ def film_strip(joints, skeleton: Skeleton = HUMANML3D, title: str = "", **option
     """One motion (T, J, 3) as a row of poses: a matplotlib `Figure`. Options as for `film_strips`."""
     return film_strips({"": _check_joints(joints, skeleton)}, skeleton, title, **options)
 
+# %% ../nbs/05_viewer.ipynb #41c7e9aa
+def _contacts(states: np.ndarray, skeleton: Skeleton, fps: float) -> list[str]:
+    "Which feet rest, for states (S, T, J, 3) in metres: a string a state, a hexadecimal digit a frame."
+    feet = states[:, :, [*skeleton.feet_left, *skeleton.feet_right]]
+    speed = fps * np.linalg.norm(np.diff(feet, axis=1, append=feet[:, -1:]), axis=-1)
+    resting = (speed < 0.4) & (np.abs(feet[..., 1]) < 0.12)
+    return ["".join(f"{digit:x}" for digit in row) for row in resting @ [1, 2, 4, 8]]
+
 # %% ../nbs/05_viewer.ipynb #466fa5f4
-def _spread(clips: Mapping[str, np.ndarray], metre: float) -> dict[str, np.ndarray]:
-    "The clips side by side along x, each starting over the origin of its lane and on floor 0."
+def _spread(clips: Mapping[str, np.ndarray], metre: float, overlay: bool = False) -> dict[str, np.ndarray]:
+    "The clips side by side along x (or all in one place), each starting over the origin of its lane and on floor 0."
     lanes, at = {}, 0.0
     for name, clip in clips.items():
         clip = clip - [clip[0, 0, 0], _floor(clip), clip[0, 0, 2]]
-        if lanes:
+        if lanes and not overlay:
             at += 0.4 * metre - clip[..., 0].min()
         lanes[name] = clip + [at, 0.0, 0.0]
-        at += clip[..., 0].max()
+        at += 0.0 if overlay else clip[..., 0].max()
     return lanes
 
+# %% ../nbs/05_viewer.ipynb #9a4b7c1d
+def _pen(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
+    "Joints in the order in which a body is drawn, -1 where the pen is lifted, and each point's side; the feet follow."
+    strokes, side = _strokes(skeleton), _sides(skeleton)
+    feet = [*skeleton.feet_left, *skeleton.feet_right]
+    joints = [joint for stroke in strokes for joint in [*stroke, -1]] + [joint for foot in feet for joint in (foot, -1)]
+    colour = [side[j] for stroke in strokes for j in [stroke[1], *stroke[1:], stroke[-1]]]
+    return np.array(joints), np.array(colour + [side[foot] for foot in feet for _ in range(2)])
 
-def _trace_points(clip: np.ndarray, strokes: list[list[int]], decimals: int) -> tuple[list, list, list]:
-    "Plot coordinates (z, x, y) of every frame, strokes parted by gaps: three lists (T, points) with None."
-    joints = [joint for stroke in strokes for joint in [*stroke, -1]][:-1]
-    gap = np.array(joints) < 0
-    points = np.where(gap[None, :, None], np.nan, clip[:, joints][..., [2, 0, 1]]).round(decimals) + 0.0
-    lists = points.transpose(2, 0, 1).astype(object)
-    lists[:, :, gap] = None
-    return tuple(lists.tolist())
+
+def _moving_points(clip: np.ndarray, skeleton: Skeleton, fps: float) -> np.ndarray:
+    "Plot coordinates (z, x, y) of every frame, (T, points, 3): NaN where the pen is lifted or a foot does not rest."
+    joints, _ = _pen(skeleton)
+    points = np.where((joints < 0)[:, None], np.nan, clip[:, joints])
+    marks = points[:, -8::2]                                             # the last points are feet, on the floor
+    digits = _contacts(clip[None] / _metre(skeleton), skeleton, fps)[0]
+    resting = np.array([int(digit, 16) for digit in digits])[:, None] >> np.arange(4) & 1
+    marks[..., 1] = 0
+    marks[resting == 0] = np.nan
+    return points[..., [2, 0, 1]]
 
 # %% ../nbs/05_viewer.ipynb #0367d214
-def _layout(title: str, bounds: np.ndarray, stops: list[int], fps: float, camera: dict) -> dict:
-    "Plotly layout with play, pause and a slider; `bounds` (2, 3) in plot axes."
+def _camera(x: float, y: float, z: float) -> dict:
+    return {"eye": {"x": x, "y": y, "z": z}, "up": {"x": 0, "y": 0, "z": 1}}
+
+
+_CAMERAS = {"corner": _camera(1.3, 0.6, 0.4), "front": _camera(1.6, 0, 0.1), "left": _camera(0, 1.6, 0.1),
+            "top": _camera(0.01, 0, 1.9)}
+
+
+def _buttons(y: float, buttons: list[dict]) -> dict:
+    "A row of buttons under the picture."
+    return {"type": "buttons", "direction": "left", "x": 0.01, "y": y, "xanchor": "left", "yanchor": "top",
+            "showactive": False, "bgcolor": "#e5e7eb", "font": {"color": "#111827", "size": 11}, "buttons": buttons,
+            "pad": {"r": 2, "t": 2}}
+
+
+def _layout(title: str, caption: str, bounds: np.ndarray, stops: list[int], fps: float) -> dict:
+    "Plotly layout with play at three speeds, pause, cameras and a slider; `bounds` (2, 3) in plot axes."
     move = {"mode": "immediate", "fromcurrent": True, "transition": {"duration": 0}}
-    play = {**move, "frame": {"duration": 1000 / fps, "redraw": True}}
     stop = {**move, "frame": {"duration": 0, "redraw": True}}
-    buttons = [{"label": "Play", "method": "animate", "args": [None, play]},
-               {"label": "Pause", "method": "animate", "args": [[None], stop]}]
-    steps = [{"label": f"{frame / fps:.1f}", "method": "animate", "args": [[str(frame)], stop]}
-             for frame in stops]
-    axis = {"showbackground": False, "showticklabels": False, "title": {"text": ""}, "showspikes": False}
+    buttons = [{"label": label, "method": "animate",
+                "args": [None, {**move, "frame": {"duration": 1000 / fps / speed, "redraw": True}}]}
+               for label, speed in (("Play", 1), ("¼×", 0.25), ("½×", 0.5), ("2×", 2))]
+    buttons.append({"label": "Pause", "method": "animate", "args": [[None], stop]})
+    views = [{"label": view.capitalize(), "method": "relayout", "args": [{"scene.camera": camera}]}
+             for view, camera in _CAMERAS.items()]
+    steps = [{"label": f"{frame / fps:.1f}", "method": "animate", "args": [[str(frame)], stop]} for frame in stops]
+    axis = {"showbackground": False, "showticklabels": False, "title": {"text": ""}, "showspikes": False,
+            "showgrid": False, "zeroline": False}
     scene = {f"{name}axis": {**axis, "range": bounds[:, i].tolist()} for i, name in enumerate("xyz")}
+    words = [html.escape(title), *(f"<sup>{html.escape(line)}</sup>" for line in textwrap.wrap(caption, 110))]
     return {
-        "title": {"text": html.escape(title)}, "height": 480, "margin": {"l": 0, "r": 0, "t": 40, "b": 70},
-        "showlegend": False, "scene": {**scene, "aspectmode": "data", "camera": camera},
-        "updatemenus": [{"type": "buttons", "direction": "left", "x": 0.01, "y": 0, "xanchor": "left",
-                         "yanchor": "top", "showactive": False, "buttons": buttons}],
-        "sliders": [{"active": 0, "x": 0.22, "len": 0.76, "y": 0, "yanchor": "top", "steps": steps,
-                     "pad": {"t": 4}, "currentvalue": {"suffix": " s", "offset": 4}, "font": {"size": 9}}],
+        "title": {"text": "<br>".join(filter(None, words)), "y": 0.98, "yanchor": "top"}, "height": 540,
+        "margin": {"l": 0, "r": 0, "t": 36 + 18 * len(words), "b": 96}, "showlegend": False,
+        "paper_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#6b7280"},  # to be read on a light and on a dark page
+        "scene": {**scene, "aspectmode": "data", "camera": _CAMERAS["corner"]},
+        "updatemenus": [_buttons(0, buttons), _buttons(-0.09, views)],
+        "sliders": [{"active": 0, "x": 0.38, "len": 0.6, "y": 0, "yanchor": "top", "steps": steps, "pad": {"t": 4},
+                     "currentvalue": {"suffix": " s", "offset": 4}, "font": {"size": 9}}],
     }
+
+# %% ../nbs/05_viewer.ipynb #4d8e0b73
+@lru_cache(maxsize=1)
+def _animated_figure() -> type:
+    "A plotly `Figure` that keeps its frames as plain dictionaries until they are asked for."
+    import plotly.graph_objects as go  # takes a second: only when a figure is wanted
+
+    class AnimatedFigure(go.Figure):
+        def __init__(self, figure: dict):
+            self._plain = figure["frames"]
+            super().__init__({key: figure[key] for key in ("data", "layout")})
+
+        @property
+        def frames(self):
+            if self._plain:
+                plain, self._plain = self._plain, None
+                go.Figure.frames.fset(self, plain)
+            return go.Figure.frames.fget(self)
+
+        @frames.setter
+        def frames(self, frames):
+            self._plain = None
+            go.Figure.frames.fset(self, frames)
+
+        def to_dict(self) -> dict:
+            made = super().to_dict()
+            return made | {"frames": self._plain} if self._plain else made
+
+        def __reduce__(self):
+            return go.Figure, (self.to_dict(),)
+
+    return AnimatedFigure
+
+# %% ../nbs/05_viewer.ipynb #e6071fa8
+def _shades(count: int, overlay: bool) -> list[str]:
+    "The three colours of each body; bodies in one place grow paler, so that they can be told apart."
+    shades = []
+    for body in range(count):
+        pale = 0.6 * body / count if overlay else 0.0
+        for colour in COLOURS.values():
+            channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+            shades.append("rgb({},{},{})".format(*(round(c + pale * (255 - c)) for c in channels)))
+    return shades
+
+
+def _standing(clips: Mapping[str, np.ndarray], bounds: np.ndarray, metre: float, overlay: bool) -> list[dict]:
+    "The traces that do not move: floor, the path of each root, names."
+    (x0, y0, _), (x1, y1, _) = bounds.tolist()
+    floor = {"type": "mesh3d", "x": [x0, x1, x1, x0], "y": [y0, y0, y1, y1], "z": [-0.005 * metre] * 4, "i": [0, 0],
+             "j": [1, 2], "k": [2, 3], "color": "#d9dde3", "opacity": 0.6, "hoverinfo": "skip", "name": "floor"}
+    roots = [np.append(clip[:, 0, [2, 0]].round(3 if metre == 1 else 0), [[np.nan] * 2], axis=0) for clip in clips.values()]
+    path = np.where(np.isnan(roots := np.concatenate(roots)), None, roots).T.tolist()
+    trail = {"type": "scatter3d", "mode": "lines", "x": path[0], "y": path[1], "z": [0] * len(path[0]), "name": "trail",
+             "line": {"color": "#6b7280", "width": 3}, "hoverinfo": "skip"}
+    tops = [clip[0, :, 1].max() + (0.2 + 0.15 * i * overlay) * metre for i, clip in enumerate(clips.values())]
+    over = np.array([[clip[0, 0, 2], clip[0, 0, 0], top] for clip, top in zip(clips.values(), tops, strict=True)])
+    names = {"type": "scatter3d", "mode": "text", "hoverinfo": "skip", "text": list(map(html.escape, clips)),
+             "name": "names", **dict(zip("xyz", over.T.tolist(), strict=True))}
+    return [floor, trail, names]
 
 # %% ../nbs/05_viewer.ipynb #24406425
 def plot_motion(
     joints,  # (T, J, 3), a list of such clips, or a dict name -> clip
     skeleton: Skeleton = HUMANML3D,
     title: str = "",
-    fps: float | None = None,
+    fps: float | None = None,  # frames a second (default: the skeleton's)
+    caption: str = "",  # a line under the title, broken where it is long
+    overlay: bool = False,  # all motions in one place, later ones paler, instead of side by side
 ):
-    """An animated plotly figure of one or several motions, several side by side, with play, pause and slider.
+    """An animated plotly figure of motions: play at four speeds, pause, slider, cameras, floor, trails, resting feet.
 
-    Axes are drawn as (z, x, y), so left stays left. Shorter motions hold their last pose. `title` and
-    names are shown as written, whatever characters they hold. Raises `ValueError` as `film_strips` does.
+    Axes are drawn as (z, x, y), so left stays left. Shorter motions hold their last pose. Words are shown as
+    written, whatever characters they hold. Raises `ValueError` as `film_strips` does, and for more than `MAX_FRAMES`.
     """
-    import plotly.graph_objects as go
+    metre, fps = _metre(skeleton), skeleton.fps if fps is None else fps
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps is {fps}; expected a positive number of frames a second")
+    clips = _spread(_check_motions(joints, skeleton, MAX_FRAMES), metre, overlay)
+    total = max(len(clip) for clip in clips.values())
+    order, side = _pen(skeleton)
+    bodies = [_moving_points(clip, skeleton, fps) for clip in clips.values()]
+    points = np.concatenate([np.pad(body, ((0, total - len(body)), (0, 0), (0, 0)), "edge") for body in bodies], axis=1)
+    rounded = (points.round(3 if metre == 1 else 0) + 0.0).transpose(2, 0, 1)       # + 0.0: no minus zero
+    places = np.where(np.isnan(rounded), None, rounded).tolist()
 
-    metre = _metre(skeleton)
-    clips = _spread(_check_motions(joints, skeleton), metre)
-    fps, total = fps or skeleton.fps, max(len(clip) for clip in clips.values())
-    strokes, side, decimals = _strokes(skeleton), _sides(skeleton), 3 if metre == 1 else 0
-    colour = [int(side[j]) for stroke in strokes for j in [stroke[1], *stroke[1:], stroke[-1]]][:-1]
-    scale = [[(i + end) / 3, c] for i, c in enumerate(COLOURS.values()) for end in (0, 1)]
-    line = {"color": colour, "colorscale": scale, "cmin": -0.5, "cmax": 2.5, "width": 8}
-    points = [_trace_points(clip, strokes, decimals) for clip in clips.values()]
+    def pose(frame):
+        return {"type": "scatter3d", **{axis: place[frame] for axis, place in zip("xyz", places, strict=True)}}
 
-    def pose(p, t):
-        return {"type": "scatter3d", **{axis: p[i][min(t, len(p[i]) - 1)] for i, axis in enumerate("xyz")}}
-
-    traces = [{**pose(p, 0), "mode": "lines", "hoverinfo": "skip", "line": line} for p in points]
-    frames = [{"name": str(t), "traces": list(range(len(traces))), "data": [pose(p, t) for p in points]}
-              for t in range(total)]
+    shades = _shades(len(clips), overlay)
+    scale = [[(i + end) / len(shades), shade] for i, shade in enumerate(shades) for end in (0, 1)]
+    colours = {"color": [int(3 * body + s) for body in range(len(clips)) for s in side], "colorscale": scale,
+               "cmin": -0.5, "cmax": len(shades) - 0.5}
+    sizes = np.where(order == _strokes(skeleton)[0][-1], 11, 0)
+    sizes[-8::2] = 6
+    body = {**pose(0), "mode": "lines+markers", "hoverinfo": "skip", "name": "bodies", "line": {**colours, "width": 8},
+            "marker": {**colours, "size": sizes.tolist() * len(clips), "line": {"width": 0}, "opacity": 1}}
+    frames = [{"name": str(frame), "traces": [0], "data": [pose(frame)]} for frame in range(total)]
     every = np.concatenate([clip.reshape(-1, 3) for clip in clips.values()])[:, [2, 0, 1]]
-    bounds = np.stack([every.min(0) - 0.3 * metre, every.max(0) + 0.3 * metre])
-    bounds[0, 2] = min(0.0, every[:, 2].min())
-    x, y = bounds[:, 0].tolist(), bounds[:, 1].tolist()
-    floor = {"type": "mesh3d", "x": [x[0], x[1], x[1], x[0]], "y": [y[0], y[0], y[1], y[1]], "z": [0] * 4,
-             "i": [0, 0], "j": [1, 2], "k": [2, 3], "color": "#d9dde3", "opacity": 0.6, "hoverinfo": "skip"}
-    over = np.array([[c[0, 0, 2], c[0, 0, 0], c[0, :, 1].max() + 0.2 * metre] for c in clips.values()])
-    names = {"type": "scatter3d", "mode": "text", "hoverinfo": "skip", "text": list(map(html.escape, clips)),
-             **dict(zip("xyz", over.T.tolist(), strict=True))}
+    bounds = np.stack([every.min(0) - 0.3 * metre, every.max(0) + 0.35 * metre]).round(3)
+    bounds[0, 2] = min(0.0, every[:, 2].min()) - 0.02 * metre
     stops = list(range(0, total, math.ceil(total / 30)))
-    camera = {"eye": {"x": 1.3, "y": 0.6, "z": 0.4}}
-    layout = _layout(title, bounds, stops, fps, camera)
-    return go.Figure({"data": [*traces, floor, names], "layout": layout, "frames": frames})
+    layout = _layout(title, caption, bounds, stops, fps)
+    return _animated_figure()({"data": [body, *_standing(clips, bounds, metre, overlay)], "layout": layout,
+                               "frames": frames})
 
 # %% ../nbs/05_viewer.ipynb #c261b2fd
 def _pack(states: np.ndarray, unit: float = 5e-4) -> dict:
@@ -354,14 +456,6 @@ def _unpack(panel: Mapping, num_joints: int) -> np.ndarray:
     change = (low | high << 8).reshape(-1, panel["frames"], num_joints * 3)
     whole = np.add.accumulate(change, axis=1, dtype=np.uint16).astype(np.int16)
     return whole.reshape(*change.shape[:2], num_joints, 3) * panel["scale"]
-
-# %% ../nbs/05_viewer.ipynb #41c7e9aa
-def _contacts(states: np.ndarray, skeleton: Skeleton, fps: float) -> list[str]:
-    "Which feet rest, for states (S, T, J, 3) in metres: a string a state, a hexadecimal digit a frame."
-    feet = states[:, :, [*skeleton.feet_left, *skeleton.feet_right]]
-    speed = fps * np.linalg.norm(np.diff(feet, axis=1, append=feet[:, -1:]), axis=-1)
-    resting = (speed < 0.4) & (np.abs(feet[..., 1]) < 0.12)
-    return ["".join(f"{digit:x}" for digit in row) for row in resting @ [1, 2, 4, 8]]
 
 # %% ../nbs/05_viewer.ipynb #7e1a90c5
 @dataclass(frozen=True)

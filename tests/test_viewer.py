@@ -103,24 +103,74 @@ def test_plot_keeps_left_on_the_left_and_every_joint():
     first = joints[0] - joints[0, 0] * [1, 0, 1]
     for joint in first:
         assert np.abs(shown - joint).max(axis=1).min() < 6e-4  # rounded to a millimetre
-    plot_axes = np.eye(3)[[2, 0, 1]]
-    assert np.linalg.det(plot_axes) == pytest.approx(1)
 
 
-def test_plot_is_small_and_has_few_stops():
+def test_plot_is_small_and_moves_one_trace():
     joints = np.cumsum(np.random.default_rng(0).normal(0, 0.02, (120, 22, 3)), axis=0) + standing(frames=120)
     figure = plot_motion(joints)
     assert len(figure.to_json()) < 150_000
     assert len(figure.frames) == 120 and len(figure.layout.sliders[0].steps) <= 30
-    assert [trace.type for trace in figure.data].count("scatter3d") == 2  # the body, and its name
+    assert all(frame.traces == (0,) and len(frame.data) == 1 for frame in figure.frames)
 
 
-def test_plot_holds_the_last_pose_of_the_shorter_motion_and_escapes_names():
-    figure = plot_motion({"<b>short": standing(frames=3), "long": standing(frames=8)}, title="<i>t</i>")
+def bodies(frame) -> np.ndarray:
+    "Points of the moving trace as (N, 3: x, y, z of the skeleton), NaN in the gaps."
+    z, x, y = (np.array(frame.data[0][axis], dtype=float) for axis in "xyz")
+    return np.stack([x, y, z], axis=-1)
+
+
+def test_plot_holds_the_last_pose_of_the_shorter_motion_and_escapes_words():
+    short = standing(frames=8, raise_left=True)[:3]
+    figure = plot_motion({"<b>short": short, "long": standing(frames=8)}, title="<i>t</i>", caption="<u>" * 60)
     assert len(figure.frames) == 8
-    assert figure.frames[7].data[0].x == figure.frames[2].data[0].x
-    assert figure.layout.title.text == "&lt;i&gt;t&lt;/i&gt;"
+    half = len(figure.frames[0].data[0].x) // 2
+    np.testing.assert_array_equal(bodies(figure.frames[7])[:half], bodies(figure.frames[2])[:half])
+    assert not np.array_equal(bodies(figure.frames[1])[:half], bodies(figure.frames[2])[:half], equal_nan=True)
+    assert "<i>" not in figure.layout.title.text and "<u>" not in figure.layout.title.text
+    assert figure.layout.title.text.count("<br>") == 2  # a long caption is broken
     assert "&lt;b&gt;short" in figure.data[-1].text
+
+
+@pytest.mark.parametrize("overlay", [False, True])
+def test_plot_side_by_side_or_in_one_place(overlay):
+    figure = plot_motion({"a": standing(), "b": standing()}, overlay=overlay)
+    first, second = np.split(bodies(figure.frames[0]), 2)
+    assert (np.nanmin(second[:, 0]) > np.nanmax(first[:, 0])) != overlay
+    shades = [colour for _, colour in figure.data[0].line.colorscale[::2]]
+    assert len(set(shades)) == (6 if overlay else 3)
+    red, green, blue = (int(COLOURS["left"][i : i + 2], 16) for i in (1, 3, 5))
+    assert shades[1] == f"rgb({red},{green},{blue})"
+
+
+@pytest.mark.parametrize("skeleton", SKELETONS, ids=lambda s: s.name)
+def test_plot_marks_the_feet_that_rest_and_sides_by_colour(skeleton):
+    joints = standing(skeleton, frames=4)
+    lifted = skeleton.feet_left[1]
+    joints[:, lifted, 1] += 300 if skeleton.unit == "mm" else 0.3
+    body = plot_motion(joints, skeleton).data[0]
+    marks = [None if x is None else (x, y, z) for x, y, z in zip(body.x, body.y, body.z, strict=True)][-8::2]
+    feet = [*skeleton.feet_left, *skeleton.feet_right]
+    for foot, mark in zip(feet, marks, strict=True):
+        assert (mark is None) == (foot == lifted)
+        assert mark is None or mark[2] == 0
+    assert [body.line.color[i] for i in range(-8, 0, 2)] == [1, 1, 2, 2]
+    assert sum(size > 0 for size in body.marker.size) == 5  # the head and four marks
+
+
+def test_plot_can_be_changed_copied_and_pickled_like_any_figure():
+    import copy
+    import pickle
+
+    import plotly.graph_objects as go
+
+    for change in (copy.deepcopy, go.Figure, lambda figure: pickle.loads(pickle.dumps(figure))):
+        made = change(plot_motion(standing()))
+        assert type(made) is go.Figure or type(made).__mro__[1] is go.Figure
+        assert len(made.frames) == 9 and made.frames[8].name == "8"
+    figure = plot_motion(standing())
+    figure.frames = figure.frames[:2]
+    figure.update_layout(height=300)
+    assert len(figure.to_dict()["frames"]) == 2
 
 
 @pytest.mark.parametrize("show", [film_strip, plot_motion, MotionPlayer],
@@ -145,8 +195,12 @@ def test_no_motion_at_all():
     for show in (film_strips, plot_motion, MotionPlayer):
         with pytest.raises(ValueError, match="no motions"):
             show({})
-    with pytest.raises(ValueError, match="fps"):
-        MotionPlayer(standing(), fps=float("nan"))
+    for show in (plot_motion, MotionPlayer):
+        with pytest.raises(ValueError, match="fps"):
+            show(standing(), fps=float("nan"))
+        with pytest.raises(ValueError, match="10000 frames; at most 2000"):
+            show(standing(frames=10_000))
+    film_strip(standing(frames=10_000))  # a strip takes a few poses of any length
 
 
 def test_tensors_half_precision_and_gradients_are_drawn_like_arrays():
