@@ -20,8 +20,14 @@ from mocapfree_nb.retrieval import RetrievalModel
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     "A corpus, the three networks saved, word vectors near the evaluator, and a CLIP and a DistilBERT to read with."
-    from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
-    from transformers import DistilBertConfig, DistilBertModel
+    from transformers import (
+        AutoTokenizer,
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        DistilBertConfig,
+        DistilBertModel,
+    )
 
     root, corpus = tmp_path_factory.mktemp("published"), load_corpus("procedural", num_clips=500)
     torch.manual_seed(0)
