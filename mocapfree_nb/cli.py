@@ -28,6 +28,7 @@ MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of thi
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2, max=50)]
+FramesPerSecond = Annotated[float | None, typer.Option(help="Frames a second (default: the skeleton's).", min=0.1, max=999)]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 
 
@@ -291,6 +292,45 @@ def bench() -> None:
     from mocapfree_nb.bench import main as run
 
     run()
+
+
+@app.command()
+def view(
+    source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write (default: beside the source).")] = None,
+    fps: FramesPerSecond = None,
+) -> None:
+    """Write a page that plays motion: what `mocapfree generate` wrote, or before and after of a run."""
+    from mocapfree_nb.export import load_takes, takes_html
+    from mocapfree_nb.files import write_atomically
+
+    takes, most = load_takes(source), 24
+    out = out or (source / "motions.html" if source.is_dir() else source.with_suffix(".html"))
+    with write_atomically(out) as temporary:
+        temporary.write_text(takes_html(takes[:most], source.stem, fps), encoding="utf-8")
+    if len(takes) > most:
+        print(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
+    print(f"open {out.resolve()}")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
+    out: Annotated[Path, typer.Option(help="File to write: .gif, .mp4, .html, .bvh or .npy.")],
+    motion: Annotated[int, typer.Option(help="Which motion of the source, counted from 1.", min=1)] = 1,
+    panel: Annotated[str | None, typer.Option(help="Of a run: before, after or 'full data'.")] = None,
+    fps: FramesPerSecond = None,
+) -> None:
+    """Write motion as a picture that moves (.gif, .mp4, .html), a skeleton (.bvh) or numbers (.npy).
+
+    A run shows before and after side by side; what holds one motion gets the one after adaptation (see --panel).
+    """
+    from mocapfree_nb.export import choose, export_motion, load_takes
+
+    takes = load_takes(source)
+    take = choose(takes, motion, panel, out.suffix)
+    said = export_motion(take.panels, out, take.skeleton, fps, take.title)
+    print(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))
 
 
 def main() -> None:

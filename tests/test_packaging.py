@@ -21,7 +21,7 @@ NOTEBOOKS = sorted([*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "tutorials
 # Each module imports only from modules to its left. report stands on the viewer, bench and cli on everything.
 ORDER = (
     "files skeleton features procedural corpus text viewer report schedule denoiser policy pretrain retrieval ddpo "
-    "metrics verify experiment bench cli".split()
+    "metrics verify export body experiment bench cli".split()
 )
 
 
