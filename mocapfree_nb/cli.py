@@ -316,20 +316,34 @@ def view(
 @app.command()
 def export(
     source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
-    out: Annotated[Path, typer.Option(help="File to write: .gif, .mp4, .html, .bvh or .npy.")],
+    out: Annotated[Path, typer.Option(help="File to write: .gif .mp4 .html .bvh .npy, or a body as .glb .obj .ply.")],
     motion: Annotated[int, typer.Option(help="Which motion of the source, counted from 1.", min=1)] = 1,
     panel: Annotated[str | None, typer.Option(help="Of a run: before, after or 'full data'.")] = None,
     fps: FramesPerSecond = None,
+    body: Annotated[
+        Path | None, typer.Option(help="SMPL, SMPL-H or SMPL-X model (.npz or its folder) for .glb .obj .ply.")
+    ] = None,
+    frame: Annotated[int | None, typer.Option(help="For .obj and .ply, from 0 (default: the middle one).")] = None,
 ) -> None:
-    """Write motion as a picture that moves (.gif, .mp4, .html), a skeleton (.bvh) or numbers (.npy).
+    """Write motion as moving pictures (.gif .mp4 .html), a skeleton (.bvh), numbers (.npy) or a body (.glb .obj .ply).
 
     A run shows before and after side by side; what holds one motion gets the one after adaptation (see --panel).
+    Without --body a body is made of capsules. A .glb is animated; an .obj or .ply holds one frame.
     """
-    from mocapfree_nb.export import choose, export_motion, load_takes
+    from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
+    from mocapfree_nb.export import ENDINGS, choose, export_motion, load_takes
 
+    if out.suffix not in (*ENDINGS, *MESH_ENDINGS):
+        raise UserError(f"{out}: choose a name that ends in {', '.join((*ENDINGS, *MESH_ENDINGS))}")
+    meshes = out.suffix in MESH_ENDINGS
+    if not meshes and (body is not None or frame is not None):
+        raise UserError(f"--body and --frame are for {', '.join(MESH_ENDINGS)}, not for {out.suffix}")
     takes = load_takes(source)
     take = choose(takes, motion, panel, out.suffix)
-    said = export_motion(take.panels, out, take.skeleton, fps, take.title)
+    if meshes:
+        said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
+    else:
+        said = export_motion(take.panels, out, take.skeleton, fps, take.title)
     print(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))
 
 
