@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED_SIZE', 'Questions', 'ask', 'check_motion', 'Judges',
            'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination', 'Report', 'gap_closed', 'pick_motions',
-           'load_judges', 'load_policy', 'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'train', 'evaluate',
-           'generate']
+           'motion_player', 'load_judges', 'load_policy', 'report_values', 'adapt', 'summary', 'next_run', 'ablate',
+           'train', 'evaluate', 'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
 import json
@@ -336,6 +336,29 @@ def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 3) -> dict[
         ]
         for part, questions in (("target", task.target), ("original", task.original))
     }
+
+# %% ../nbs/14_experiment.ipynb #90bd64f2
+from .viewer import MotionPlayer
+
+
+def motion_player(report: Report, part: str = "target", index: int = 0) -> MotionPlayer:
+    """Motions for one prompt of a report, before and after, with the numbers of their rows as captions.
+
+    `part` is "target" or "original", `index` counts the report's motions. Raises `UserError` where there is none.
+    """
+    motions = report.motions.get(part, [])
+    if not 0 <= index < len(motions):
+        kept = f"it has {len(motions)}" if motions else "a report read from report.json has numbers only"
+        raise UserError(f"no motion {index} for {part!r} in this report: {kept}")
+    names = {"before": "before", "after": "after", "full_data": "saw the action"}
+    shown, captions = {}, {}
+    for key, name in names.items():
+        if key in motions[index]:
+            row = report.values[part].get(key) or {}
+            said = [f"{100 * row['verified']:.0f}% pass the check"] if row.get("verified") is not None else []
+            said += [f"R-precision@1 {row['r_precision'][0]:.2f}"] if row.get("r_precision") else []
+            shown[name], captions[name] = motions[index][key], ", ".join(said)
+    return MotionPlayer(shown, captions=captions, title=motions[index]["prompt"])
 
 # %% ../nbs/14_experiment.ipynb #6db656ff
 def load_judges(
