@@ -30,6 +30,7 @@ Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
 Solver = Annotated[str, typer.Option(help="How noise is walked down: ddim, ddpm, sde-dpmsolver++, sde-dpmsolver++2m ...")]
 Eta = Annotated[float | None, typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1)]
+FramesPerSecond = Annotated[float | None, typer.Option(help="Frames a second (default: the skeleton's).", min=0.1, max=999)]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 
 
@@ -414,6 +415,59 @@ def bench(
     from mocapfree_nb.bench import main as run
 
     run(names)
+
+
+@app.command()
+def view(
+    source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write (default: beside the source).")] = None,
+    fps: FramesPerSecond = None,
+) -> None:
+    """Write a page that plays motion: what `mocapfree generate` wrote, or before and after of a run."""
+    from mocapfree_nb.export import load_takes, takes_html
+    from mocapfree_nb.files import write_atomically
+
+    takes, most = load_takes(source), 24
+    out = out or (source / "motions.html" if source.is_dir() else source.with_suffix(".html"))
+    with write_atomically(out) as temporary:
+        temporary.write_text(takes_html(takes[:most], source.stem, fps), encoding="utf-8")
+    if len(takes) > most:
+        print(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
+    print(f"open {out.resolve()}")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
+    out: Annotated[Path, typer.Option(help="File to write: .gif .mp4 .html .bvh .npy, or a body as .glb .obj .ply.")],
+    motion: Annotated[int, typer.Option(help="Which motion of the source, counted from 1.", min=1)] = 1,
+    panel: Annotated[str | None, typer.Option(help="Of a run: before, after or 'full data'.")] = None,
+    fps: FramesPerSecond = None,
+    body: Annotated[
+        Path | None, typer.Option(help="SMPL, SMPL-H or SMPL-X model (.npz or its folder) for .glb .obj .ply.")
+    ] = None,
+    frame: Annotated[int | None, typer.Option(help="For .obj and .ply, from 0 (default: the middle one).")] = None,
+) -> None:
+    """Write motion as moving pictures (.gif .mp4 .html), a skeleton (.bvh), numbers (.npy) or a body (.glb .obj .ply).
+
+    A run shows before and after side by side; what holds one motion gets the one after adaptation (see --panel).
+    Without --body a body is made of capsules. A .glb is animated; an .obj or .ply holds one frame.
+    """
+    from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
+    from mocapfree_nb.export import ENDINGS, choose, export_motion, load_takes
+
+    if out.suffix not in (*ENDINGS, *MESH_ENDINGS):
+        raise UserError(f"{out}: choose a name that ends in {', '.join((*ENDINGS, *MESH_ENDINGS))}")
+    meshes = out.suffix in MESH_ENDINGS
+    if not meshes and (body is not None or frame is not None):
+        raise UserError(f"--body and --frame are for {', '.join(MESH_ENDINGS)}, not for {out.suffix}")
+    takes = load_takes(source)
+    take = choose(takes, motion, panel, out.suffix)
+    if meshes:
+        said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
+    else:
+        said = export_motion(take.panels, out, take.skeleton, fps, take.title)
+    print(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))
 
 
 def main() -> None:

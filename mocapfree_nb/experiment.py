@@ -311,9 +311,12 @@ class Report:
         return report_html(self.values, self.motions)
 
     def save(self, folder: str | Path) -> Path:
-        """Write `report.json` and `report.html` into `folder`; returns the path of the page."""
+        """Write `report.json`, `motions.npz` and `report.html` into `folder`; returns the path of the page."""
+        from mocapfree_nb.export import save_motions
+
         folder = Path(folder)
         write_json(folder / "report.json", self.values)
+        save_motions(folder / "motions.npz", self.motions)
         with write_atomically(folder / "report.html") as temporary:
             temporary.write_text(self.to_html(), encoding="utf-8")
         return folder / "report.html"
