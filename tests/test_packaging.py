@@ -22,7 +22,7 @@ NOTEBOOKS = sorted([*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "tutorials
 ORDER = (
     "files skeleton features procedural guards convert capture datasets corpus text viewer report schedule solvers "
     "denoiser policy pretrain latent unet mdm retrieval judges ddpo metrics checkpoints protocol verify experiment "
-    "bench cli".split()
+    "recipes bench cli".split()
 )
 
 
