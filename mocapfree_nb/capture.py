@@ -234,8 +234,10 @@ def read_amass(path: str | Path, body_models: str | Path | None = None) -> np.nd
 
     `body_models` is the folder of your body models (or `MOCAPFREE_BODY_MODELS`). Raises `UserError`.
     """
-    from smplx.lbs import batch_rigid_transform, batch_rodrigues  # SMPL: Loper et al. 2015
-
+    try:
+        from smplx.lbs import batch_rigid_transform, batch_rodrigues  # SMPL: Loper et al. 2015
+    except ImportError as error:
+        raise UserError("AMASS needs smplx, whose licence allows research: pip install smplx") from error
     path = Path(path)
     arrays = _arrays(path, {"poses": "poses", "trans": "path of the body", "betas": "shape of the person"})
     poses, trans, betas = (np.asarray(arrays[name]) for name in ("poses", "trans", "betas"))

@@ -23,7 +23,7 @@ app = typer.Typer(
     """,
 )
 
-Corpus = Annotated[str, typer.Option(help="'procedural', or a folder in the HumanML3D layout.")]
+Corpus = Annotated[str, typer.Option(help="'procedural', or a folder: HumanML3D, KIT-ML, BVH or AMASS.")]
 MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
@@ -402,6 +402,70 @@ def ablation(
     from mocapfree_nb import experiment
 
     experiment.ablate(out, variant or tuple(experiment.ABLATIONS), range(seeds), steps)
+
+
+@app.command()
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="humanml3d-to-kit, kit-to-humanml3d or leave-one-out; none: list.")] = None,
+    humanml3d: Annotated[Path | None, typer.Option(help="Folder of HumanML3D, as it ships.")] = None,
+    kit: Annotated[Path | None, typer.Option(help="Folder of KIT-ML, as it ships.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Denoiser to adapt: a folder, or a published checkpoint.")] = None,
+    retrieval: Annotated[Path | None, typer.Option(help="Retrieval network (the reward), ours or TMR.")] = None,
+    evaluator: Annotated[Path | None, typer.Option(help="Evaluator network, ours or the published one.")] = None,
+    settings: Annotated[str, typer.Option(help="'paper' (as far as public) or 'ours'.")] = "paper",
+    space: Annotated[str, typer.Option(help="What kind of model it is: 'joint' or 'latent'.")] = "joint",
+    word: Annotated[list[str] | None, typer.Option(help="Of leave-one-out: words of the action (default: kick).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Rounds of practice (default: the settings').", min=1)] = None,
+    questions: Annotated[int, typer.Option(help="Held-out prompts to ask.", min=8)] = 32,
+    max_frames: MaxFrames = 196,
+    seed: Seed = 0,
+    device: Device = "auto",
+    run: Annotated[str | None, typer.Option("--name", help="Run folder under runs/ (default: the recipe's name).")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check data, weights, memory and time; do nothing.")] = False,
+) -> None:
+    """The paper's experiments: between HumanML3D and KIT-ML, and an action left out, by the paper's settings or ours.
+
+    mocapfree recipe humanml3d-to-kit --humanml3d H --kit K --model M --retrieval R --evaluator E --dry-run
+    """
+    from mocapfree_nb import recipes
+
+    if name is None:
+        print("\n".join(f"{key:18}{value.about}" for key, value in recipes.RECIPES.items()))
+        return
+    networks = {"model": model, "retrieval": retrieval, "evaluator": evaluator}
+    if missing := [f"--{key}" for key, value in networks.items() if value is None]:
+        raise UserError(f"give {', '.join(missing)}: a folder of this kit or a published checkpoint")
+    data = {key: value for key, value in (("humanml3d", humanml3d), ("kit", kit)) if value}
+    rest = {"rollouts": steps, "questions": questions, "max_frames": max_frames, "seed": seed, "device": _device(device)}
+    words = {"words": tuple(word)} if word else {}
+    plan = recipes.Plan(name, data, settings=settings, space=space, **networks, **rest, **words)
+    usual = f"{name}-{space}-{settings}"
+    if dry_run:
+        found = recipes.dry_run(plan, Path("runs") / (run or usual))
+        print(found)
+        if not found.ok:
+            raise UserError("this run would fail: see the lines marked 'problem'")
+        return
+    folder = _run_folder(run or usual, resume)
+    _announce(recipes.run(plan, folder), folder)
+
+
+@app.command()
+def data(folder: Annotated[Path, typer.Argument(help="A folder of motion with captions.")]) -> None:
+    """Say what a data folder is (HumanML3D, KIT-ML, BVH, AMASS), what is in it, and what is wrong with it."""
+    import warnings
+
+    from mocapfree_nb.corpus import load_corpus
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        corpus = load_corpus(folder)
+    print(corpus)
+    print(f"{corpus.skeleton.num_joints} joints, {corpus.skeleton.num_features} features, {corpus.fps:g} frames a second")
+    print(f"{len(corpus.captions)} different captions; {len(corpus.actions)} labels")
+    for warning in caught:
+        print(f"note: {warning.message}")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -319,3 +320,10 @@ def test_without_body_models_amass_says_what_to_get(tmp_path, monkeypatch):
     for given in (None, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="AMASS needs a body model: download SMPL-H, SMPL-X or SMPL as .npz"):
             read_amass(tmp_path / "a.npz", given)
+
+
+def test_without_smplx_amass_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "smplx.lbs", None)
+    amass(tmp_path / "a.npz")
+    with pytest.raises(UserError, match="pip install smplx"):
+        read_amass(tmp_path / "a.npz", tmp_path)
