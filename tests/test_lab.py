@@ -103,7 +103,12 @@ def run_all(browser, lab):
         page.goto(address(name))
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-        page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")  # resolves when all have run
+        page.evaluate("""async () => {
+            const session = jupyterapp.shell.currentWidget.sessionContext;
+            await session.ready;  // before that, running asks for a kernel
+            await session.session.kernel.info;
+            await jupyterapp.commands.execute('notebook:run-all-cells');
+        }""")
         page.evaluate("jupyterapp.commands.execute('docmanager:save')")
         saved = nbformat.read(folder / f"{name}.ipynb", as_version=4)
         outputs = [output for cell in saved.cells for output in cell.get("outputs", [])]

@@ -418,11 +418,11 @@ class Player {
   path(g, points, colour, width, dashes = []) {
     g.strokeStyle = colour;
     g.lineWidth = width;
-    g.setLineDash(dashes);
+    if (dashes.length) g.setLineDash(dashes);
     g.beginPath();
     for (const line of points) line.forEach(([x, y], i) => (i ? g.lineTo(x, y) : g.moveTo(x, y)));
     g.stroke();
-    g.setLineDash([]);
+    if (dashes.length) g.setLineDash([]);
   }
 
   drawFloor(g, eye, x0, z0) { // a half-metre grid that is fixed to the world
