@@ -1,12 +1,17 @@
 """`mocapfree bench`: how fast this machine is, as ratios and medians of one run. Not a test: machines differ."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 
+from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
 from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.export import ENDINGS, export_motion, fit_pose
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
@@ -80,8 +85,29 @@ def rollout(batch: int = 64, frames: int = 48) -> str:
     return f"rollout of {batch} motions, 10 steps with guidance: {taken:.2f} s"
 
 
+def files(frames: int = 100) -> str:
+    """A motion written in every form."""
+    joints = torch.as_tensor(generate_clips(1, seed=3).joints)[0].repeat(frames, 1, 1)[:frames]
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {ending: partial(export_motion, joints, Path(folder, f"a{ending}")) for ending in ENDINGS}
+        jobs |= {ending: partial(_body, joints, Path(folder, f"a{ending}")) for ending in MESH_ENDINGS}
+        taken = seconds(*jobs.values(), repeats=3)
+    return f"files of {frames} frames: " + ", ".join(f"{e} {t:.2f} s" for e, t in zip(jobs, taken, strict=True))
+
+
+def _body(joints: torch.Tensor, path: Path) -> None:
+    save_body(path, dress(joints))
+
+
+def inverse(frames: int = 10_000) -> str:
+    """Inverse kinematics of a long motion."""
+    joints = torch.as_tensor(generate_clips(1, seed=3).joints)[0].repeat(frames, 1, 1)[:frames]
+    (taken,) = seconds(lambda: fit_pose(joints), repeats=2)
+    return f"inverse kinematics of {frames:,} frames, 22 joints: {taken:.2f} s"
+
+
 def main() -> None:
     """Run all benchmarks and print a line for each."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for benchmark in (reward_path, features, guidance, rollout):
+    for benchmark in (reward_path, features, guidance, rollout, inverse, files):
         print(benchmark(), flush=True)
