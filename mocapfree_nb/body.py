@@ -37,10 +37,10 @@ def blend_skin(vertices: Tensor, weights: Tensor, pose: Pose) -> Tensor:
 
 # %% ../nbs/19_body.ipynb #d7558cad
 _THICK = {  # half the thickness of the bone that ends at this joint, in metres
-    "hip": 0.09, "knee": 0.075, "ankle": 0.052, "midfoot": 0.04, "foot": 0.036, "spine1": 0.115, "spine2": 0.12,
+    "hip": 0.09, "knee": 0.075, "ankle": 0.052, "midfoot": 0.03, "foot": 0.028, "spine1": 0.115, "spine2": 0.12,
     "spine3": 0.12, "neck": 0.07, "head": 0.055, "collar": 0.075, "shoulder": 0.062, "elbow": 0.047, "wrist": 0.038,
 }
-_TIPS = {"head": (0.09, 0.105), "wrist": (0.09, 0.042), "foot": (0.02, 0.034)}  # how far the last ones go on, how thick
+_TIPS = {"head": (0.09, 0.105), "wrist": (0.09, 0.042), "foot": (0.02, 0.026)}  # how far the last ones go on, how thick
 
 
 def _sphere(rings: int = 6, around: int = 9) -> tuple[np.ndarray, np.ndarray]:
