@@ -9,15 +9,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, collect, update
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.experiment import load_denoiser
+from mocapfree_nb.export import ENDINGS, export_motion, fit_pose
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
 from mocapfree_nb.latent import LatentDenoiser
@@ -233,9 +236,30 @@ def dataset(motions: int = 14_616) -> str:
     return f"folder of {motions:,} motions ({packed / 1e9:.1f} GB packed): opened first in {first}; again in {second}"
 
 
+def files(frames: int = 100) -> str:
+    """A motion written in every form."""
+    joints = torch.as_tensor(generate_clips(1, seed=3).joints)[0].repeat(frames, 1, 1)[:frames]
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {ending: partial(export_motion, joints, Path(folder, f"a{ending}")) for ending in ENDINGS}
+        jobs |= {ending: partial(_body, joints, Path(folder, f"a{ending}")) for ending in MESH_ENDINGS}
+        taken = seconds(*jobs.values(), repeats=3)
+    return f"files of {frames} frames: " + ", ".join(f"{e} {t:.2f} s" for e, t in zip(jobs, taken, strict=True))
+
+
+def _body(joints: torch.Tensor, path: Path) -> None:
+    save_body(path, dress(joints))
+
+
+def inverse(frames: int = 10_000) -> str:
+    """Inverse kinematics of a long motion."""
+    joints = torch.as_tensor(generate_clips(1, seed=3).joints)[0].repeat(frames, 1, 1)[:frames]
+    (taken,) = seconds(lambda: fit_pose(joints), repeats=2)
+    return f"inverse kinematics of {frames:,} frames, 22 joints: {taken:.2f} s"
+
+
 QUICK = {
     function.__name__: function
-    for function in (reward_path, features, guidance, rollout, architectures, published_metrics)
+    for function in (reward_path, features, guidance, rollout, architectures, published_metrics, inverse, files)
 }
 LARGE = {"dataset": dataset}
 

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['MESH_ENDINGS', 'blend_skin', 'capsules', 'Character', 'dress', 'load_smpl', 'fit_shape', 'mesh_strip', 'save_body']
 
-# %% ../nbs/19_body.ipynb #5a9d37f6
+# %% ../nbs/19_body.ipynb #6a355a28
 import contextlib
 import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import roma
@@ -38,10 +37,10 @@ def blend_skin(vertices: Tensor, weights: Tensor, pose: Pose) -> Tensor:
 
 # %% ../nbs/19_body.ipynb #d7558cad
 _THICK = {  # half the thickness of the bone that ends at this joint, in metres
-    "hip": 0.09, "knee": 0.075, "ankle": 0.052, "midfoot": 0.04, "foot": 0.036, "spine1": 0.115, "spine2": 0.12,
+    "hip": 0.09, "knee": 0.075, "ankle": 0.052, "midfoot": 0.03, "foot": 0.028, "spine1": 0.115, "spine2": 0.12,
     "spine3": 0.12, "neck": 0.07, "head": 0.055, "collar": 0.075, "shoulder": 0.062, "elbow": 0.047, "wrist": 0.038,
 }
-_TIPS = {"head": (0.09, 0.105), "wrist": (0.09, 0.042), "foot": (0.02, 0.034)}  # how far the last ones go on, how thick
+_TIPS = {"head": (0.09, 0.105), "wrist": (0.09, 0.042), "foot": (0.02, 0.026)}  # how far the last ones go on, how thick
 
 
 def _sphere(rings: int = 6, around: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +164,7 @@ def _model_file(path: Path) -> Path:
         raise UserError(f"{path} is no body model: expected the .npz of SMPL, SMPL-H or SMPL-X ({_SITES})")
     return path
 
-# %% ../nbs/19_body.ipynb #dcbc9f91
+# %% ../nbs/19_body.ipynb #bb23db71
 def _check_model(arrays: dict[str, np.ndarray], path: Path) -> None:
     "Shapes that fit each other, or a `UserError`."
     count, joints = len(arrays["v_template"]), arrays["kintree_table"].shape[-1]
@@ -201,8 +200,8 @@ def load_smpl(path: str | Path):
             arrays = {name: file[name] for name in _NAMES}
     except KeyError as error:
         raise UserError(f"{path} is no body model: it lacks an array ({error.args[0]})") from error
-    except (OSError, ValueError, BadZipFile) as error:
-        raise UserError(f"cannot read {path} as plain arrays ({error}); convert it again") from error
+    except Exception as error:                                          # a damaged archive can bring up anything
+        raise UserError(f"cannot read {path} as plain arrays ({type(error).__name__}); convert it again") from error
     _check_model(arrays, path)
     nowhere = dict.fromkeys(vertex_ids["smplh"], 0)                      # we ask for no points on nose or fingertips
     parts = {f"create_{part}": False for part in ("betas", "global_orient", "body_pose", "transl")}
@@ -286,7 +285,7 @@ def _as_humanml3d(joints: Tensor, skeleton: Skeleton) -> Tensor:
         at.setdefault(f"{side}_collar", at["neck"] + 0.3 * (at[f"{side}_shoulder"] - at["neck"]))
     return torch.stack([at[name] for name in HUMANML3D.joint_names], dim=1)
 
-# %% ../nbs/19_body.ipynb #51013326
+# %% ../nbs/19_body.ipynb #6261818b
 def mesh_strip(figure: Character, poses: int = 6, title: str = ""):
     """Poses of a body side by side, evenly in time, as a plotly figure of one mesh (and the floor).
 
@@ -308,14 +307,21 @@ def mesh_strip(figure: Character, poses: int = 6, title: str = ""):
     i, j, k = corners.T.astype(np.uint16 if corners.max() < 2**16 else np.uint32)  # half the bytes on the page
     mesh = go.Mesh3d(x=z, y=x, z=y, i=i, j=j, k=k, vertexcolor=hues, hoverinfo="skip",
                      lighting={"ambient": 0.7, "diffuse": 0.6, "specular": 0.05}, lightposition={"x": 1e5, "y": 4e4, "z": 1e5})
-    back, front, right, left = z.min() - 0.3, z.max() + 0.3, x.min() - 0.3, x.max() + 0.3
-    floor = go.Mesh3d(x=[back, front, front, back], y=[right, right, left, left], z=[min(0.0, float(y.min()))] * 4,
+    ground = min(0.0, float(y.min()))
+    box = {"x": [z.min() - 0.3, z.max() + 0.3], "y": [x.min() - 0.3, x.max() + 0.3], "z": [ground - 0.05, y.max() + 0.1]}
+    box = {axis: [float(low), float(high)] for axis, (low, high) in box.items()}
+    (back, front), (right, left) = ((low + 0.05, high - 0.05) for low, high in (box["x"], box["y"]))
+    floor = go.Mesh3d(x=[back, front, front, back], y=[right, right, left, left], z=[ground] * 4,
                       i=[0, 0], j=[1, 2], k=[2, 3], color="#d9dde3", opacity=0.6, hoverinfo="skip")
-    axis = {"visible": False}
+    size = {axis: high - low for axis, (low, high) in box.items()}
+    zoom = min(4.4 / size["y"], 1.7 / size["z"])                        # of plotly's view, which is 2.2 high
     return go.Figure([mesh, floor], {
         "title": {"text": html.escape(title)}, "height": 360, "margin": {"l": 0, "r": 0, "t": 36, "b": 0},
-        "scene": {"xaxis": axis, "yaxis": axis, "zaxis": axis, "aspectmode": "data",
-                  "camera": {"eye": {"x": 0.6, "y": 0.06, "z": 0.12}, "projection": {"type": "orthographic"}}},
+        "scene": {
+            **{f"{axis}axis": {"visible": False, "range": bounds} for axis, bounds in box.items()},
+            "aspectmode": "manual", "aspectratio": {axis: zoom * length for axis, length in size.items()},
+            "camera": {"eye": {"x": 1.4, "y": 0.14, "z": 0.28}, "projection": {"type": "orthographic"}},
+        },
     })
 
 # %% ../nbs/19_body.ipynb #396f1a41

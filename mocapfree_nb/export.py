@@ -7,14 +7,13 @@ __all__ = ['ENDINGS', 't_pose_directions', 'measure_body', 'Pose', 'inverse_kine
            'save_gif', 'save_mp4', 'Take', 'save_motions', 'load_takes', 'save_npy', 'save_html', 'takes_html',
            'export_motion', 'choose']
 
-# %% ../nbs/18_export.ipynb #b6d04953
+# %% ../nbs/18_export.ipynb #86dcf4a6
 import html
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import roma
@@ -489,7 +488,7 @@ def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
             return array, skeleton
     raise UserError(f"{path} has shape {array.shape}; expected {wanted}")
 
-# %% ../nbs/18_export.ipynb #c838c788
+# %% ../nbs/18_export.ipynb #68bca65f
 def _read_run(path: Path) -> list[Take]:
     "The motions that `save_motions` kept."
     groups: dict[str, dict[str, np.ndarray]] = {}
@@ -498,8 +497,8 @@ def _read_run(path: Path) -> list[Take]:
             for key in arrays.files:
                 group, _, column = key.rpartition("/")
                 groups.setdefault(group, {})[column] = arrays[key]
-    except (OSError, ValueError, BadZipFile) as error:
-        raise UserError(f"cannot read the motions in {path}: {error}") from error
+    except Exception as error:                                          # a damaged archive can bring up anything
+        raise UserError(f"cannot read the motions in {path} ({type(error).__name__}); it may be cut off") from error
     takes = []
     for group, arrays in groups.items():
         title = str(arrays.pop("prompt", group))

@@ -293,3 +293,16 @@ def test_a_run_keeps_its_motions(tmp_path):
 def test_no_reader_or_writer_is_imported_before_it_is_needed():
     code = "import sys, mocapfree_nb.export; print([m for m in ('pybvh', 'imageio_ffmpeg', 'trimesh') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_body_that_spins_turns_on_in_the_file(tmp_path):
+    "Two turns are 720 degrees, not a jump from 180 to -180: an animation program draws a line between frames."
+    angle = torch.linspace(0, 4 * np.pi, 60, dtype=torch.float64)
+    turn = torch.eye(3, dtype=torch.float64).repeat(60, 1, 1)
+    turn[:, 0, 0], turn[:, 0, 2], turn[:, 2, 0], turn[:, 2, 2] = angle.cos(), angle.sin(), -angle.sin(), angle.cos()
+    save_bvh(tmp_path / "a.bvh", torch.as_tensor(MOTIONS[0][:1]).double() @ turn.transpose(-1, -2))
+    lines = (tmp_path / "a.bvh").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("Frame Time"))
+    values = np.array([line.split() for line in lines[first + 1 :]], dtype=float)
+    assert np.abs(np.diff(values[:, 3:], axis=0)).max() < 15
+    assert abs(values[-1, 5] - values[0, 5]) == pytest.approx(720, abs=1)

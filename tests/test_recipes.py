@@ -89,7 +89,7 @@ def test_the_paper_s_settings_are_the_authors_public_ones():
 
 def test_both_data_sets_come_on_one_skeleton(world):
     data = load_data(plan_of(world))
-    assert {role: corpus.features.shape[1] for role, corpus in ((r, c[0]) for r, c in data.items())} == {"humanml3d": 263, "kit": 263}
+    assert {role: clips[0].features.shape[1] for role, clips in data.items()} == {"humanml3d": 263, "kit": 263}
     assert all(corpus.fps == 20 for corpus in data.values()) and "KIT-ML" in data["kit"].source
 
 
