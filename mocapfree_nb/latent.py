@@ -188,7 +188,7 @@ class LatentNetwork(nn.Module):
         stream = self.encoder(self.query_pos(torch.cat(parts, dim=1)), torch.cat(attended, dim=1))
         return stream[:, : x.shape[1]]
 
-# %% ../nbs/15_latent.ipynb #258ba4be
+# %% ../nbs/15_latent.ipynb #659899ca
 class LatentStates(Denoiser):
     """A motion VAE and a network for its latents; the states of the walk are `latent_tokens` rows of `width`."""
 
@@ -214,6 +214,7 @@ class LatentStates(Denoiser):
         self.width = width
         sizes = (heads, feedforward, dropout)
         self.vae = MotionVAE(num_features, latent_tokens, width, vae_layers, *sizes, frames_per_token, positions)
+        self.vae.requires_grad_(False)  # only `pretrain_latent` trains it
         self.denoiser = LatentNetwork(width, layers, *sizes, text_width, words, positions)
         self.register_buffer("latent_mean", torch.zeros(latent_tokens, width))
         self.register_buffer("latent_std", torch.ones(latent_tokens, width))
@@ -307,7 +308,7 @@ def vae_batch_loss(
     noise = torch.randn(len(x), *model.latent_mean.shape, generator=generator).to(x.device)
     return vae_loss(model.vae, x, batch.lengths, noise, kl_weight)[0]
 
-# %% ../nbs/15_latent.ipynb #dbef9d1b
+# %% ../nbs/15_latent.ipynb #671e1867
 def latent_batch_loss(
     model: LatentDenoiser,
     corpus: Corpus,
@@ -352,7 +353,6 @@ def pretrain_latent(
     stage = None if checkpoint is None else Path(checkpoint).with_suffix(".vae.pt")
     settings = {"text_encoder": text_encoder, "progress": progress}
     model = pretrain(model, corpus, vae_config, checkpoint=stage, batch_loss=vae_batch_loss, network=model.vae, **settings)
-    model.denoiser.requires_grad_(True)
     model.fit_latents(corpus)
     packed = partial(latent_batch_loss, latents=model.encode_corpus(corpus))
     model = pretrain(model, corpus, config, checkpoint=checkpoint, batch_loss=packed, **settings)

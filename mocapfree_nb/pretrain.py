@@ -169,7 +169,7 @@ def pretrain(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
     generator = torch.Generator().manual_seed(config.seed)
-    network.train()
+    network.train().requires_grad_(True)
     with torch.random.fork_rng(devices=[]), tqdm(total=config.steps, desc="pretrain", disable=not progress) as bar:
         torch.manual_seed(config.seed)  # dropout draws from torch's own generator
         first = _resume(checkpoint, config, denoiser, average, optimizer, generator)

@@ -197,3 +197,29 @@ def test_an_even_number_of_layers_is_refused():
 def test_the_reference_schedule_is_ours():
     kept = NoiseSchedule.scaled_linear(1000).alphas_cumprod
     torch.testing.assert_close(array("pipeline/alphas_cumprod").double(), kept, atol=1e-6, rtol=3e-5)
+
+
+def test_first_the_vae_is_trained_and_then_the_network_alone():
+    from mocapfree_nb.corpus import load_corpus
+    from mocapfree_nb.latent import pretrain_latent
+    from mocapfree_nb.pretrain import PretrainConfig
+
+    corpus = load_corpus("procedural", num_clips=40).split("train")
+    few, none = PretrainConfig(steps=3, batch_size=4, warmup_steps=1), PretrainConfig(steps=0)
+
+    def fresh():
+        torch.manual_seed(0)
+        return LatentDenoiser(**SMALL | {"num_features": 263, "text_width": 384})
+
+    before, packed = fresh().state_dict(), pretrain_latent(fresh(), corpus, none, few, progress=False)
+    both = pretrain_latent(fresh(), corpus, few, few, progress=False).state_dict()
+    assert not any(p.requires_grad for p in packed.parameters())
+    latents = packed.encode_corpus(corpus)
+    assert latents.mean().abs() < 1e-4 and abs(float(latents.std(0).mean()) - 1) < 0.05
+    for name, value in packed.state_dict().items():
+        if name.startswith("vae."):
+            assert torch.equal(value, both[name]), "the second part left the VAE alone"
+        elif name.startswith("denoiser."):
+            assert torch.equal(value, before[name]), "the first part left the network alone"
+    assert not torch.equal(both["vae.final_layer.weight"], before["vae.final_layer.weight"])
+    assert not torch.equal(both["denoiser.emb_proj.1.weight"], before["denoiser.emb_proj.1.weight"])
