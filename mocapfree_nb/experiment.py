@@ -529,7 +529,6 @@ PLAIN = {"credit": "end", "weigh_timesteps": False, "replay_weight": 0.0}
 ABLATIONS: dict[str, dict] = {
     "the recipe": {},
     "plain DDPO": PLAIN,
-    "plain DDPO, all weights": PLAIN | {"lora_rank": 0, "learning_rate": 1e-4},
     "reward at the end only": {"credit": "end"},
     "credit along walks, no forks": {"credit": "step"},
     "margin over other captions": {"margin": True},
