@@ -49,6 +49,7 @@ class Hands:
     def __init__(self, page, player):
         from playwright.sync_api import expect
 
+        expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
         self.page, self.player, self.expect = page, player, expect
         player.locator("canvas").first.wait_for()
         player.scroll_into_view_if_needed()

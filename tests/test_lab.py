@@ -103,6 +103,7 @@ def run_all(browser, lab):
         page.goto(address(name))
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        page.wait_for_function("jupyterapp.shell.currentWidget?.sessionContext")
         page.evaluate("""async () => {
             const session = jupyterapp.shell.currentWidget.sessionContext;
             await session.ready;  // before that, running asks for a kernel
@@ -147,7 +148,7 @@ def test_a_lesson_runs_plays_and_still_plays_when_saved(name, run_all, browser, 
         page.keyboard.press("Enter")
         Hands(page, players).expect(players.locator(".mocapfree-title")).to_have_text("somebody jumps")
     if name == "05_viewer":
-        assert page.locator(".jp-OutputArea-output .js-plotly-plot canvas").count() >= 1
+        page.locator(".jp-OutputArea-output .js-plotly-plot canvas").first.wait_for(state="attached")
 
     saved, _ = HTMLExporter().from_filename(lab[0] / f"{name}.ipynb")
     (tmp_path / "saved.html").write_text(saved, encoding="utf-8")
