@@ -389,7 +389,7 @@ def load_policy(
     except ValueError as error:
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
 
-
+# %% ../nbs/14_experiment.ipynb #6db656f0
 def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log: list[dict], seconds: float) -> dict:
     """What `report.json` holds: the rows of `looks` (before, after, perhaps full_data) and how they came about."""
     values = {
