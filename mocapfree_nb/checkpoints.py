@@ -219,7 +219,7 @@ class Kind:
     unneeded: tuple[str, ...] = ()  # beginnings of names: text encoders, tables that can be computed
     optional: tuple[str, ...] = ()  # buffers of ours that no published file has
 
-
+# %% ../nbs/21_checkpoints.ipynb #2687c121
 _STATISTICS = ("feature_mean", "feature_std")
 _CLIP = ("clip_model.", "bert_model.", "text_encoder.text_model.")
 _MDM_UNNEEDED = (*_CLIP, "sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe", "rot2xyz.")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TMR_NAMES', 'GUO_NAMES', 'TAGS', 'IMPORTANT_WORDS', 'IMPORTANT_TAGS', 'ActorEncoder', 'ActorDecoder', 'TMR',
-           'MovementEncoder', 'SequenceReader', 'GuoEvaluator', 'read_pickled_words', 'GuoWords']
+           'MovementEncoder', 'SequenceReader', 'GuoEvaluator', 'read_pickled_words', 'read_word_vectors', 'GuoWords']
 
 # %% ../nbs/28_judges.ipynb #488946dd
 import math
@@ -238,6 +238,21 @@ def read_pickled_words(path: str | Path) -> list[str | int]:
         raise UserError(f"{path} is not a pickled list of words ({error})") from error
     return values
 
+# %% ../nbs/28_judges.ipynb #1df13102
+def read_word_vectors(folder: str | Path) -> tuple[list[str], np.ndarray]:
+    """Words and their vectors (words, 300) from `our_vab_data.npy`, `our_vab_words.pkl` and `our_vab_idx.pkl`.
+
+    As they are handed out with the evaluator. Raises `UserError` where they do not fit together.
+    """
+    folder = Path(folder)
+    vectors, words = load_array(folder / "our_vab_data.npy"), read_pickled_words(folder / "our_vab_words.pkl")
+    pairs = read_pickled_words(folder / "our_vab_idx.pkl")
+    row = dict(zip(pairs[::2], pairs[1::2], strict=False))
+    known = [word for word in words if isinstance(row.get(word), int) and 0 <= row[word] < len(vectors)]
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(known) != len(words):
+        raise UserError(f"{folder}: our_vab_idx.pkl does not give each of the {len(words)} words a row of our_vab_data.npy")
+    return words, vectors[[row[word] for word in words]]
+
 # %% ../nbs/28_judges.ipynb #86b1325e
 class GuoWords:
     """Captions to word vectors with tags, as the Guo evaluator reads them: tokens (B, L, 300 + 15), their mask, their mean.
@@ -263,15 +278,8 @@ class GuoWords:
 
     @classmethod
     def from_folder(cls, folder: str | Path, tokens: Mapping[str, str] | None = None) -> "GuoWords":
-        """Read `our_vab_data.npy`, `our_vab_words.pkl` and `our_vab_idx.pkl`, as they are handed out with the evaluator."""
-        folder = Path(folder)
-        vectors, words = load_array(folder / "our_vab_data.npy"), read_pickled_words(folder / "our_vab_words.pkl")
-        pairs = read_pickled_words(folder / "our_vab_idx.pkl")
-        row = dict(zip(pairs[::2], pairs[1::2], strict=False))
-        known = [word for word in words if isinstance(row.get(word), int) and 0 <= row[word] < len(vectors)]
-        if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(known) != len(words):
-            raise UserError(f"{folder}: our_vab_idx.pkl does not give each of the {len(words)} words a row of our_vab_data.npy")
-        return cls(words, vectors[[row[word] for word in words]], tokens)
+        """With the words and vectors of `read_word_vectors`."""
+        return cls(*read_word_vectors(folder), tokens)
 
     def line(self, caption: str) -> list[str]:
         """The words of a caption with their tags, with start and end marks, cut to 20 between them."""

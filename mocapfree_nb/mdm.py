@@ -39,11 +39,17 @@ def split_attention(state: dict[str, Tensor]) -> dict[str, Tensor]:
             result[name.replace(".out_proj.", ".out.")] = value
     return result
 
+# %% ../nbs/27_mdm.ipynb #22a2ce4e
+def _check_settings(arch: str, text: str, width: int, heads: int) -> None:
+    """Raise `UserError` for a combination that is no MDM."""
+    if arch not in ("encoder", "decoder") or text not in ("pooled", "tokens") or (arch, text) == ("encoder", "tokens"):
+        raise UserError(f"arch is 'encoder' (text 'pooled') or 'decoder' (either), not {arch!r} with text {text!r}")
+    if width % (2 * heads):
+        raise UserError(f"width must be a multiple of twice the heads, got {width} and {heads} heads")
+
 # %% ../nbs/27_mdm.ipynb #1cc9297b
 class MDM(Denoiser):
     """The motion diffusion model of Tevet et al. (arXiv 2209.14916), encoder or decoder; it predicts x_0."""
-
-    frames_at_once: int | None  # a network that does not mask sees padding: ask it for this many frames, and cut
 
     def __init__(
         self,
@@ -62,18 +68,15 @@ class MDM(Denoiser):
         schedule: str = "cosine",
     ):
         super().__init__(num_features, "x0", schedule, num_timesteps)
-        if arch not in ("encoder", "decoder") or text not in ("pooled", "tokens") or (arch, text) == ("encoder", "tokens"):
-            raise UserError(f"arch is 'encoder' (text 'pooled') or 'decoder' (either), not {arch!r} with text {text!r}")
-        if width % (2 * heads):
-            raise UserError(f"width must be a multiple of twice the heads, got {width} and {heads} heads")
+        _check_settings(arch, text, width, heads)
         self.width, self.arch, self.text, self.mask_frames = width, arch, text, mask_frames
         self.head_token = arch == "encoder" or time_token
-        self.frames_at_once = None if mask_frames else 196
+        self.frames_at_once = None if mask_frames else 196  # one that sees padding is asked for these, and cut
         self.frames_in = nn.Linear(num_features, width)
         self.time_in = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.text_in = nn.Linear(text_width, width)
-        block = (width, heads, feedforward, dropout, arch == "decoder")
-        self.blocks = nn.ModuleList(PostNormBlock(*block) for _ in range(layers))
+        sizes = (width, heads, feedforward, dropout, arch == "decoder")
+        self.blocks = nn.ModuleList(PostNormBlock(*sizes) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
         self.frames_out = nn.Linear(width, num_features)
 
@@ -98,10 +101,7 @@ class MDM(Denoiser):
     def forward(
         self, x_t: Tensor, t: Tensor, text: TextEmbedding, lengths: Tensor, conditional: Tensor | None = None
     ) -> Tensor:
-        """Prediction at `x_t` (batch, frames, features), of the same shape; zero on padded frames.
-
-        `t`, `lengths`, `conditional` as in `MotionDenoiser`. Raises `ValueError` if the shapes do not fit.
-        """
+        """Prediction of x_0, like `x_t`, zero on padded frames; arguments and errors as in `MotionDenoiser`."""
         check_inputs(x_t, t, text, lengths, self.num_features)
         valid = length_mask(lengths, x_t.shape[1])
         shown = torch.ones_like(valid[:, 0]) if conditional is None else conditional

@@ -215,7 +215,7 @@ class Judge:
         rows = np.arange(len(drawn))
         return torch.cat([self.motion(*drawn.motions(rows[i : i + 128])) for i in range(0, len(rows), 128)])
 
-
+# %% ../nbs/22_protocol.ipynb #7e0ce0fd
 def find_words(
     near: Sequence[str | Path], glove: str | Path | None = None, tokens: Mapping[str, str] | None = None
 ) -> GuoWords:
@@ -501,7 +501,7 @@ def _earlier(out: Path | None, settings: dict) -> list[dict]:
         raise UserError(f"{out} holds another evaluation; choose another --out, or remove it")
     return kept["each"]
 
-
+# %% ../nbs/22_protocol.ipynb #89fcd3e0
 def run(
     protocol: str,
     data: str | Path,
@@ -542,7 +542,7 @@ def run(
         write_json(out, {"settings": settings, **result})
     return table(result)
 
-
+# %% ../nbs/22_protocol.ipynb #d323c523
 def run_retrieval(
     data: str | Path,
     retrieval: str | Path,
