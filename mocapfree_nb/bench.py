@@ -1,21 +1,33 @@
 """`mocapfree bench`: how fast this machine is, as ratios and medians of one run. Not a test: machines differ."""
 
+import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
+import numpy as np
 import torch
 
+from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, collect, update
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.experiment import load_denoiser
+from mocapfree_nb.export import ENDINGS, export_motion, fit_pose
 from mocapfree_nb.features import joints_to_features
+from mocapfree_nb.files import UserError
 from mocapfree_nb.latent import LatentDenoiser
+from mocapfree_nb.metrics import multimodality
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
+from mocapfree_nb.protocol import measure, summarise
 from mocapfree_nb.retrieval import RetrievalModel, RetrievalReward
 from mocapfree_nb.text import default_text_encoder
 
@@ -146,8 +158,117 @@ def architectures(batch: int = 16, frames: int = 120) -> str:
     )
 
 
-def main() -> None:
-    """Run all benchmarks and print a line for each."""
+def published_metrics(rows: int = 4646, width: int = 512, replications: int = 20) -> str:
+    """All numbers of the published protocol on ready embeddings, as many as HumanML3D's test list gives."""
+    draw = torch.Generator().manual_seed(0)
+    text, motion, real = (torch.randn(rows, width, generator=draw) for _ in range(3))
+    many = torch.randn(100, 30, width, generator=draw)
+    started, used, found = time.perf_counter(), time.process_time(), []
+    for i in range(replications):
+        random = np.random.default_rng(i)
+        found.append(measure(text, motion, real, random) | {"multimodality": [multimodality(many, 10, random)]})
+    summarise(found)
+    taken, used = time.perf_counter() - started, time.process_time() - used
+    return (
+        f"published metrics, {rows:,} embeddings of width {width}, {replications} replications: {taken:.1f} s "
+        f"({used:.1f} s of processor time)"
+    )
+
+
+_OPEN = """
+import json, sys, time
+from mocapfree_nb.corpus import load_corpus
+started, busy = time.perf_counter(), time.process_time()
+corpus = load_corpus(sys.argv[1])
+seconds, busy = time.perf_counter() - started, time.process_time() - busy
+try:  # the peak of this program; getrusage would inherit that of the one which started it
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    peak = int(lines["VmHWM"].split()[0]) * 1024
+except (OSError, KeyError):
+    peak = 0
+print(json.dumps({"seconds": seconds, "busy": busy, "peak": peak, "clips": len(corpus)}))
+"""
+
+
+def write_folder(root: Path, motions: int) -> None:
+    """A folder in the layout of HumanML3D, of so many synthetic motions, 40 to 196 frames long, as it would ship."""
+    made = generate_clips(256, seed=0)
+    generator = np.random.default_rng(0)
+    rows = joints_to_features(torch.as_tensor(made.joints), lengths=made.lengths).numpy()
+    clips = [row[: length - 1] for row, length in zip(rows, made.lengths, strict=True)]
+    there_and_back = [np.concatenate([clip, clip[::-1]]) for clip in clips]  # long motions without a jump
+    poses = np.concatenate(clips)
+    np.save(root / "Mean.npy", poses.mean(0))
+    np.save(root / "Std.npy", poses.std(0) + np.float32(1e-3))
+    for part in ("texts", "new_joint_vecs", "new_joints"):
+        (root / part).mkdir()
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for i in range(motions):
+        name = f"{i // 2:06d}" if i % 2 == 0 else f"M{i // 2:06d}"
+        frames = int(generator.integers(40, 197))
+        motion = np.resize(there_and_back[i % 256], (frames, 263))
+        np.save(root / "new_joint_vecs" / f"{name}.npy", motion)
+        np.save(root / "new_joints" / f"{name}.npy", motion[:, :66].reshape(-1, 22, 3))
+        lines = [f"{caption}#{'word/NOUN ' * 8}#0.0#0.0\n" for caption in (made.captions[i % 256] * 3)[:3]]
+        (root / "texts" / f"{name}.txt").write_text("".join(lines))
+        lists["train" if i % 20 < 16 else "val" if i % 20 == 16 else "test"].append(name)
+    for split, names in lists.items():
+        (root / f"{split}.txt").write_text("\n".join(names) + "\n")
+
+
+def dataset(motions: int = 14_616) -> str:
+    """First and second opening of a folder the size of HumanML3D, each in a program of its own. Writes 5 GB."""
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place) / "data"
+        root.mkdir()
+        write_folder(root, motions)
+        environment = os.environ | {"MOCAPFREE_CACHE": str(Path(place) / "cache")}
+        looks = []
+        for _ in range(2):
+            command = [sys.executable, "-c", _OPEN, str(root)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            looks.append(json.loads(done.stdout))
+        packed = sum(path.stat().st_size for path in (Path(place) / "cache").iterdir())
+    first, second = (
+        f"{look['seconds']:.2f} s ({look['busy']:.2f} s of processor time), peak memory {look['peak'] / 1e9:.2f} GB"
+        for look in looks
+    )
+    return f"folder of {motions:,} motions ({packed / 1e9:.1f} GB packed): opened first in {first}; again in {second}"
+
+
+def files(frames: int = 100) -> str:
+    """A motion written in every form."""
+    joints = torch.as_tensor(generate_clips(1, seed=3).joints)[0].repeat(frames, 1, 1)[:frames]
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {ending: partial(export_motion, joints, Path(folder, f"a{ending}")) for ending in ENDINGS}
+        jobs |= {ending: partial(_body, joints, Path(folder, f"a{ending}")) for ending in MESH_ENDINGS}
+        taken = seconds(*jobs.values(), repeats=3)
+    return f"files of {frames} frames: " + ", ".join(f"{e} {t:.2f} s" for e, t in zip(jobs, taken, strict=True))
+
+
+def _body(joints: torch.Tensor, path: Path) -> None:
+    save_body(path, dress(joints))
+
+
+def inverse(frames: int = 10_000) -> str:
+    """Inverse kinematics of a long motion."""
+    joints = torch.as_tensor(generate_clips(1, seed=3).joints)[0].repeat(frames, 1, 1)[:frames]
+    (taken,) = seconds(lambda: fit_pose(joints), repeats=2)
+    return f"inverse kinematics of {frames:,} frames, 22 joints: {taken:.2f} s"
+
+
+QUICK = {
+    function.__name__: function
+    for function in (reward_path, features, guidance, rollout, architectures, published_metrics, inverse, files)
+}
+LARGE = {"dataset": dataset}
+
+
+def main(names: list[str] | None = None) -> None:
+    """Run the benchmarks named (default: all but those that need much room) and print a line for each."""
+    known = QUICK | LARGE
+    if unknown := [name for name in names or () if name not in known]:
+        raise UserError(f"no benchmark {unknown[0]!r}; there are {', '.join(known)}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for benchmark in (reward_path, features, guidance, rollout, architectures):
-        print(benchmark(), flush=True)
+    for name in names or QUICK:
+        print(known[name](), flush=True)

@@ -23,13 +23,14 @@ app = typer.Typer(
     """,
 )
 
-Corpus = Annotated[str, typer.Option(help="'procedural', or a folder in the HumanML3D layout.")]
+Corpus = Annotated[str, typer.Option(help="'procedural', or a folder: HumanML3D, KIT-ML, BVH or AMASS.")]
 MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
 Solver = Annotated[str, typer.Option(help="How noise is walked down: ddim, ddpm, sde-dpmsolver++, sde-dpmsolver++2m ...")]
 Eta = Annotated[float | None, typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1)]
+FramesPerSecond = Annotated[float | None, typer.Option(help="Frames a second (default: the skeleton's).", min=0.1, max=999)]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
 
 
@@ -39,6 +40,12 @@ class Network(StrEnum):
     latent = "latent"
     retrieval = "retrieval"
     evaluator = "evaluator"
+
+
+class ProtocolName(StrEnum):
+    humanml3d = "humanml3d"
+    kit = "kit"
+    retrieval = "retrieval"
 
 
 def _device(name: str) -> str:
@@ -224,6 +231,10 @@ def pretrain(
 @app.command()
 def evaluate(
     model: Annotated[Path | None, typer.Option(help="Denoiser to examine (default: shipped, full data).")] = None,
+    protocol: Annotated[
+        ProtocolName | None, typer.Option(help="The published evaluation instead: humanml3d, kit, or TMR's retrieval.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Of --protocol: the data folder as it ships.")] = None,
     corpus: Corpus = "procedural",
     max_frames: MaxFrames = 196,
     target: Annotated[str | None, typer.Option(help="A label to examine by itself.")] = None,
@@ -231,21 +242,58 @@ def evaluate(
     evaluator: Annotated[Path | None, typer.Option(help="Evaluator network.")] = None,
     check: Annotated[list[str] | None, typer.Option(help="LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")] = None,
     questions: Annotated[int, typer.Option(help="Held-out prompts to ask for each label group.", min=8)] = 32,
-    denoising_steps: DenoisingSteps = 10,
-    guidance: Guidance = 2.5,
+    denoising_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of a motion (default: 10; of --protocol: the authors').", min=2, max=1000)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').")
+    ] = None,
     solver: Solver = "ddim",
     eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the numbers here as JSON.")] = None,
+    replications: Annotated[int, typer.Option(help="Of --protocol.", min=1)] = 20,
+    samples: Annotated[int | None, typer.Option(help="Of --protocol: samples in a replication (default: all).", min=32)] = None,
+    multimodality: Annotated[bool, typer.Option(help="Of --protocol: 100 captions, 30 motions each.")] = True,
+    glove: Annotated[Path | None, typer.Option(help="Of --protocol: folder of our_vab_data.npy.")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="Of --protocol: folder or hub name of the encoder that the model reads.")
+    ] = None,
+    sentence_encoder: Annotated[
+        str | None, typer.Option(help="Of --protocol retrieval: folder or hub name of MPNet.")
+    ] = None,
 ) -> None:
-    """Examine a model on held-out prompts: R-precision, FID, distances, verified share, foot skate."""
+    """Examine a model on held-out prompts: R-precision, FID, distances, verified share, foot skate.
+
+    As papers do:  mocapfree evaluate --protocol humanml3d --data HumanML3D --evaluator t2m --model model.pt --out mdm.json
+    Real motion:   the same without --model
+    Retrieval:     mocapfree evaluate --protocol retrieval --data HumanML3D --retrieval tmr_humanml3d_guoh3dfeats
+    """
     import json
 
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.files import write_json
 
+    if protocol is not None:
+        from mocapfree_nb import protocol as published
+
+        needed = {"--data": data, "--evaluator": evaluator}
+        if protocol is ProtocolName.retrieval:
+            needed = {"--data": data, "--retrieval": retrieval}
+        if missing := [name for name, value in needed.items() if value is None]:
+            raise UserError(f"--protocol {protocol} needs {' and '.join(missing)}")
+        if protocol is ProtocolName.retrieval:
+            print(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, _device(device)))
+        else:
+            sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
+            sampling["solver"] = None if solver == "ddim" and eta is None else solver
+            sampling = {key: value for key, value in sampling.items() if value is not None}
+            size = {"replications": replications, "limit": samples, "captions": 100 if multimodality else 0, "seed": seed}
+            where = (data, evaluator, model, glove, text_encoder, sampling)
+            print(published.run(protocol, *where, out=out, device=_device(device), **size))
+        return
     rows = experiment.evaluate(
         model or experiment.WEIGHTS / "denoiser",
         load_corpus(corpus, max_frames=max_frames),
@@ -254,8 +302,8 @@ def evaluate(
         evaluator or experiment.WEIGHTS / "evaluator",
         _checks(check or []),
         questions,
-        denoising_steps,
-        guidance,
+        denoising_steps or 10,
+        2.5 if guidance is None else guidance,
         seed,
         _device(device),
         solver,
@@ -320,6 +368,30 @@ def compare(
 
 
 @app.command()
+def checkpoint(
+    path: Annotated[Path, typer.Argument(help="A published file of weights, or its folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write config.json and model.safetensors to.")] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(help="Folder with mean and deviation, if they do not lie near the weights.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads, which no array shows (default: 4).", min=1)] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Diffusion steps, where no file beside says them.", min=1)] = None,
+) -> None:
+    """Say what a published checkpoint is (MDM, MLD, StableMoFusion, TMR, the Guo evaluator), and convert it.
+
+    Runs nothing that lies in the file. Every array must find its place: what is missing or left over is named.
+    """
+    from mocapfree_nb.checkpoints import convert, read_checkpoint
+
+    settings = {key: value for key, value in (("heads", heads), ("num_timesteps", timesteps)) if value}
+    if out:
+        print(convert(path, out, statistics, **settings))
+        print(f"saved {out}")
+    else:
+        print(read_checkpoint(path, statistics, **settings).report())
+
+
+@app.command()
 def ablation(
     out: Annotated[Path, typer.Option(help="JSON file of the results; what is in it already is not run again.")],
     variant: Annotated[list[str] | None, typer.Option(help="Only these variants; repeat for more.")] = None,
@@ -333,11 +405,133 @@ def ablation(
 
 
 @app.command()
-def bench() -> None:
-    """Measure this machine: reward path batched against one by one, features, guidance in one forward."""
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="humanml3d-to-kit, kit-to-humanml3d or leave-one-out; none: list.")] = None,
+    humanml3d: Annotated[Path | None, typer.Option(help="Folder of HumanML3D, as it ships.")] = None,
+    kit: Annotated[Path | None, typer.Option(help="Folder of KIT-ML, as it ships.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Denoiser to adapt: a folder, or a published checkpoint.")] = None,
+    retrieval: Annotated[Path | None, typer.Option(help="Retrieval network (the reward), ours or TMR.")] = None,
+    evaluator: Annotated[Path | None, typer.Option(help="Evaluator network, ours or the published one.")] = None,
+    settings: Annotated[str, typer.Option(help="'paper' (as far as public) or 'ours'.")] = "paper",
+    space: Annotated[str, typer.Option(help="What kind of model it is: 'joint' or 'latent'.")] = "joint",
+    word: Annotated[list[str] | None, typer.Option(help="Of leave-one-out: words of the action (default: kick).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Rounds of practice (default: the settings').", min=1)] = None,
+    questions: Annotated[int, typer.Option(help="Held-out prompts to ask.", min=8)] = 32,
+    max_frames: MaxFrames = 196,
+    seed: Seed = 0,
+    device: Device = "auto",
+    run: Annotated[str | None, typer.Option("--name", help="Run folder under runs/ (default: the recipe's name).")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check data, weights, memory and time; do nothing.")] = False,
+) -> None:
+    """The paper's experiments: between HumanML3D and KIT-ML, and an action left out, by the paper's settings or ours.
+
+    mocapfree recipe humanml3d-to-kit --humanml3d H --kit K --model M --retrieval R --evaluator E --dry-run
+    """
+    from mocapfree_nb import recipes
+
+    if name is None:
+        print("\n".join(f"{key:18}{value.about}" for key, value in recipes.RECIPES.items()))
+        return
+    networks = {"model": model, "retrieval": retrieval, "evaluator": evaluator}
+    if missing := [f"--{key}" for key, value in networks.items() if value is None]:
+        raise UserError(f"give {', '.join(missing)}: a folder of this kit or a published checkpoint")
+    data = {key: value for key, value in (("humanml3d", humanml3d), ("kit", kit)) if value}
+    rest = {"rollouts": steps, "questions": questions, "max_frames": max_frames, "seed": seed, "device": _device(device)}
+    words = {"words": tuple(word)} if word else {}
+    plan = recipes.Plan(name, data, settings=settings, space=space, **networks, **rest, **words)
+    usual = f"{name}-{space}-{settings}"
+    if dry_run:
+        found = recipes.dry_run(plan, Path("runs") / (run or usual))
+        print(found)
+        if not found.ok:
+            raise UserError("this run would fail: see the lines marked 'problem'")
+        return
+    folder = _run_folder(run or usual, resume)
+    _announce(recipes.run(plan, folder), folder)
+
+
+@app.command()
+def data(folder: Annotated[Path, typer.Argument(help="A folder of motion with captions.")]) -> None:
+    """Say what a data folder is (HumanML3D, KIT-ML, BVH, AMASS), what is in it, and what is wrong with it."""
+    import warnings
+
+    from mocapfree_nb.corpus import load_corpus
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        corpus = load_corpus(folder)
+    print(corpus)
+    print(f"{corpus.skeleton.num_joints} joints, {corpus.skeleton.num_features} features, {corpus.fps:g} frames a second")
+    print(f"{len(corpus.captions)} different captions; {len(corpus.actions)} labels")
+    for warning in caught:
+        print(f"note: {warning.message}")
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Which: reward_path, features, guidance, rollout, dataset.")] = None,
+) -> None:
+    """Measure this machine: reward path batched against one by one, features, guidance in one forward.
+
+    `mocapfree bench dataset` writes a folder the size of HumanML3D (5 GB, removed again) and opens it twice.
+    """
     from mocapfree_nb.bench import main as run
 
-    run()
+    run(names)
+
+
+@app.command()
+def view(
+    source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write (default: beside the source).")] = None,
+    fps: FramesPerSecond = None,
+) -> None:
+    """Write a page that plays motion: what `mocapfree generate` wrote, or before and after of a run."""
+    from mocapfree_nb.export import load_takes, takes_html
+    from mocapfree_nb.files import write_atomically
+
+    takes, most = load_takes(source), 24
+    out = out or (source / "motions.html" if source.is_dir() else source.with_suffix(".html"))
+    with write_atomically(out) as temporary:
+        temporary.write_text(takes_html(takes[:most], source.stem, fps), encoding="utf-8")
+    if len(takes) > most:
+        print(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
+    print(f"open {out.resolve()}")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
+    out: Annotated[Path, typer.Option(help="File to write: .gif .mp4 .html .bvh .npy, or a body as .glb .obj .ply.")],
+    motion: Annotated[int, typer.Option(help="Which motion of the source, counted from 1.", min=1)] = 1,
+    panel: Annotated[str | None, typer.Option(help="Of a run: before, after or 'full data'.")] = None,
+    fps: FramesPerSecond = None,
+    body: Annotated[
+        Path | None, typer.Option(help="SMPL, SMPL-H or SMPL-X model (.npz or its folder) for .glb .obj .ply.")
+    ] = None,
+    frame: Annotated[int | None, typer.Option(help="For .obj and .ply, from 0 (default: the middle one).")] = None,
+) -> None:
+    """Write motion as moving pictures (.gif .mp4 .html), a skeleton (.bvh), numbers (.npy) or a body (.glb .obj .ply).
+
+    A run shows before and after side by side; what holds one motion gets the one after adaptation (see --panel).
+    Without --body a body is made of capsules. A .glb is animated; an .obj or .ply holds one frame.
+    """
+    from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
+    from mocapfree_nb.export import ENDINGS, choose, export_motion, load_takes
+
+    if out.suffix not in (*ENDINGS, *MESH_ENDINGS):
+        raise UserError(f"{out}: choose a name that ends in {', '.join((*ENDINGS, *MESH_ENDINGS))}")
+    meshes = out.suffix in MESH_ENDINGS
+    if not meshes and (body is not None or frame is not None):
+        raise UserError(f"--body and --frame are for {', '.join(MESH_ENDINGS)}, not for {out.suffix}")
+    takes = load_takes(source)
+    take = choose(takes, motion, panel, out.suffix)
+    if meshes:
+        said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
+    else:
+        said = export_motion(take.panels, out, take.skeleton, fps, take.title)
+    print(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))
 
 
 def main() -> None:

@@ -6,7 +6,8 @@
 __all__ = ['Reward', 'group_advantages', 'PromptTracker', 'clipped_policy_loss', 'score_function_loss', 'timestep_weights',
            'step_credits', 'LowRankUpdate', 'add_lora', 'merge_lora', 'DDPOConfig', 'Experience', 'score_predictions',
            'play_walks', 'play_forks', 'collect', 'replay_loss', 'step_loss', 'policy_gradient', 'audit_ratio',
-           'update', 'DDPOState', 'check_trainable', 'DDPOTrainer', 'save_checkpoint', 'load_checkpoint']
+           'update', 'DDPOState', 'check_trainable', 'DDPOTrainer', 'save_checkpoint', 'load_checkpoint',
+           'TrainingView']
 
 # %% ../nbs/11_ddpo.ipynb #ea65b5bc
 import copy
@@ -175,7 +176,7 @@ class DDPOConfig:
     lora_rank: int = 8  # 0 trains all weights
     lora_alpha: float = 16.0
     kl_weight: float = 0.0
-    replay_weight: float = 0.15
+    replay_weight: float = 0.2
     replay_batch: int = 64
     judge_every: int = 20  # rollouts between two looks of the judge
     seed: int = 0
@@ -594,3 +595,42 @@ def load_checkpoint(trainer: DDPOState) -> None:
         trainer.tracker.rewards[prompt] = deque(rewards, maxlen=trainer.tracker.buffer_size)
     trainer.log = json.loads(state["log"])
     trainer.best, trainer.best_score = state["best"], state["best_score"]
+
+# %% ../nbs/11_ddpo.ipynb #8e5a61d3
+from .features import features_to_joints
+from .viewer import Chart, MotionPlayer
+
+
+class TrainingView:
+    """A player that follows a run: `display(view.player)`, then `trainer.run(on_rollout=view)`.
+
+    Every `every` rollouts (and when it is made) it generates `prompt` with `length` frames of motion from one seed.
+    It takes no random number from the run, so a run that is watched does the same as one that is not.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, prompt: str, length: int, every: int = 1, seed: int = 0):
+        self.policy, self.prompt, self.length, self.every, self.seed = policy, prompt, length, every, seed
+        self.rewards: list[float] = []
+        self.before = self.now = self.sample()
+        self.player = MotionPlayer({"before": self.before}, title=prompt)
+
+    def sample(self) -> Tensor:
+        """Joints (length + 1, joints, 3) of the prompt under the weights as they are."""
+        return features_to_joints(self.policy.generate([self.prompt], [self.length], seed=self.seed))[0]
+
+    def __call__(self, record: dict) -> None:
+        """Show what a rollout's record says, and the newest sample."""
+        self.rewards.append(record["reward"])
+        if record["rollout"] % self.every == 0:
+            self.now = self.sample()
+        clipped = [math.nan if share is None else share for share in record["clip_share"]]
+        name = f"after {record['rollout']} rollouts"
+        self.player.show(
+            {"before": self.before, name: self.now},
+            captions={name: f"mean reward {record['reward']:.3f}"},
+            title=self.prompt,
+            charts=[
+                Chart({"reward": self.rewards}, along="rollout", first=record["rollout"] + 1 - len(self.rewards)),
+                Chart({"share of ratios clipped": clipped}, along="denoising step"),
+            ],
+        )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .features import length_mask
 from .files import PretrainedModel, UserError
+from .guards import check_width
 from .schedule import NoiseSchedule, velocity, x0_from_velocity
 from .text import TextEmbedding
 
@@ -85,7 +86,8 @@ class MotionStates(PretrainedModel):
             if value not in known:
                 raise UserError(f"{name} of a denoiser is one of {', '.join(known)}, not {value!r}")
         self.num_features, self.prediction = num_features, prediction
-        self.noise_schedule: NoiseSchedule = getattr(NoiseSchedule, schedule)(num_timesteps)
+        with torch.device("cpu"):  # real numbers, even where the network is laid out on the meta device
+            self.noise_schedule: NoiseSchedule = getattr(NoiseSchedule, schedule)(num_timesteps)
         self.register_buffer("feature_mean", torch.zeros(num_features))
         self.register_buffer("feature_std", torch.ones(num_features))
 
@@ -161,8 +163,7 @@ class Denoiser(MotionStates):
 # %% ../nbs/07_denoiser.ipynb #870b7c7a
 def check_inputs(x_t: Tensor, t: Tensor, text: TextEmbedding, lengths: Tensor, width: int) -> None:
     """Raise `ValueError` unless there is one timestep, caption and length for each motion of `x_t`."""
-    if x_t.ndim != 3 or x_t.shape[2] != width:
-        raise ValueError(f"x_t should be (batch, frames, {width}), got {tuple(x_t.shape)}")
+    check_width(x_t, width, "x_t")
     if not (t.shape == lengths.shape == x_t.shape[:1] and len(text) == len(x_t)):
         given = f"t {tuple(t.shape)}, lengths {tuple(lengths.shape)} and {len(text)} captions"
         raise ValueError(f"{len(x_t)} motions need one timestep, length and caption each, got {given}")

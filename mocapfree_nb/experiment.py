@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
            'check_motion', 'Judges', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination', 'Report',
-           'gap_closed', 'pick_motions', 'load_judges', 'load_denoiser', 'load_policy', 'report_values', 'adapt',
-           'summary', 'next_run', 'ablate', 'shipped_models', 'train', 'evaluate', 'generate']
+           'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
+           'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_models', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
 import json
@@ -20,15 +20,19 @@ import torch
 from torch import Tensor
 
 from . import metrics
+from .checkpoints import load_network, text_encoder_for
 from .corpus import Clip, Corpus, load_corpus
 from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
 from .denoiser import Denoiser, MotionDenoiser
 from .features import features_to_joints
 from .files import UserError, read_json, write_atomically, write_json
+from .judges import TMR, GuoEvaluator
 from .latent import LatentDenoiser, pretrain_latent
+from .mdm import MDM
 from .metrics import EvaluatorModel, train_evaluator
 from .policy import DiffusionPolicy
 from .pretrain import PretrainConfig, pretrain
+from .protocol import find_words
 from .retrieval import RetrievalModel, RetrievalReward, train_retrieval
 from .text import default_text_encoder
 from .unet import MotionUNet
@@ -100,6 +104,7 @@ class Judges:
     evaluator: EvaluatorModel
     reward: RetrievalReward
     checks: Checks = field(default_factory=dict)
+    read: Callable | None = None  # the text encoder that the evaluator reads (default: the kit's own)
 
     @torch.inference_mode()
     def embed(self, clips: Sequence[Clip]) -> Tensor:
@@ -127,7 +132,8 @@ def examine(
     prompts, lengths = questions.prompts * repeats, questions.lengths.repeat(repeats).to(device)
     motion = policy.generate(prompts, lengths, seed=seed)
     with torch.inference_mode():
-        text = judges.evaluator.encode_text(default_text_encoder()(questions.prompts).to(device)).repeat(repeats, 1)
+        read = judges.read or default_text_encoder()
+        text = judges.evaluator.encode_text(read(questions.prompts).to(device)).repeat(repeats, 1)
         embedding = judges.evaluator.encode_motion(motion, lengths)
         score = judges.reward(motion, lengths, prompts)
         joints = features_to_joints(motion)
@@ -305,9 +311,12 @@ class Report:
         return report_html(self.values, self.motions)
 
     def save(self, folder: str | Path) -> Path:
-        """Write `report.json` and `report.html` into `folder`; returns the path of the page."""
+        """Write `report.json`, `motions.npz` and `report.html` into `folder`; returns the path of the page."""
+        from mocapfree_nb.export import save_motions
+
         folder = Path(folder)
         write_json(folder / "report.json", self.values)
+        save_motions(folder / "motions.npz", self.motions)
         with write_atomically(folder / "report.html") as temporary:
             temporary.write_text(self.to_html(), encoding="utf-8")
         return folder / "report.html"
@@ -336,23 +345,54 @@ def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 3) -> dict[
         for part, questions in (("target", task.target), ("original", task.original))
     }
 
+# %% ../nbs/14_experiment.ipynb #90bd64f2
+from .viewer import MotionPlayer
+
+
+def motion_player(report: Report, part: str = "target", index: int = 0) -> MotionPlayer:
+    """Motions for one prompt of a report, before and after, with the numbers of their rows as captions.
+
+    `part` is "target" or "original", `index` counts the report's motions. Raises `UserError` where there is none.
+    """
+    motions = report.motions.get(part, [])
+    if not 0 <= index < len(motions):
+        kept = f"it has {len(motions)}" if motions else "a report read from report.json has numbers only"
+        raise UserError(f"no motion {index} for {part!r} in this report: {kept}")
+    names = {"before": "before", "after": "after", "full_data": "saw the action"}
+    shown, captions = {}, {}
+    for key, name in names.items():
+        if key in motions[index]:
+            row = report.values[part].get(key) or {}
+            said = [f"{100 * row['verified']:.0f}% pass the check"] if row.get("verified") is not None else []
+            said += [f"R-precision@1 {row['r_precision'][0]:.2f}"] if row.get("r_precision") else []
+            shown[name], captions[name] = motions[index][key], ", ".join(said)
+    return MotionPlayer(shown, captions=captions, title=motions[index]["prompt"])
+
 # %% ../nbs/14_experiment.ipynb #6db656ff
 def load_judges(
-    retrieval: str | Path, evaluator: str | Path, checks: Checks | None = None, device: str = "cpu"
+    retrieval: str | Path,
+    evaluator: str | Path,
+    checks: Checks | None = None,
+    device: str = "cpu",
+    text_encoder: str | Path | None = None,
 ) -> Judges:
-    """The saved retrieval network and evaluator, ready to judge."""
-    reward = RetrievalReward(RetrievalModel.from_folder(retrieval, device))
-    return Judges(EvaluatorModel.from_folder(evaluator, device), reward, checks or {})
+    """The saved retrieval network and evaluator, ready to judge: ours, or TMR and the Guo evaluator (lesson 21).
+
+    `text_encoder` is the folder of the one that TMR reads, if it is not in transformers' own store.
+    """
+    network = load_network(retrieval, (RetrievalModel, TMR), device)
+    reward = RetrievalReward(network, text_encoder_for(network, text_encoder))
+    judge = load_network(evaluator, (EvaluatorModel, GuoEvaluator), device)
+    read = find_words([evaluator]) if isinstance(judge, GuoEvaluator) else None
+    return Judges(judge, reward, checks or {}, read)
 
 
 def load_denoiser(folder: str | Path) -> Denoiser:
-    """The saved denoiser in `folder`, of whichever architecture its `config.json` names (none: a `MotionDenoiser`)."""
-    known = {kind.__name__: kind for kind in (MotionDenoiser, MotionUNet, LatentDenoiser)}
-    path = Path(folder) / "config.json"
-    name = read_json(path).get("architecture", "MotionDenoiser") if path.is_file() else "MotionDenoiser"
-    if name not in known:
-        raise UserError(f"{folder} holds a {name}, which denoises nothing; the denoisers are {', '.join(known)}")
-    return known[name].from_folder(folder)
+    """The saved denoiser in `folder`, of whichever architecture its `config.json` names (none: a `MotionDenoiser`).
+
+    A published MDM, MLD or StableMoFusion will do as well (lesson 21).
+    """
+    return load_network(folder, (MotionDenoiser, MotionUNet, LatentDenoiser, MDM))
 
 
 def load_policy(
@@ -362,17 +402,20 @@ def load_policy(
     device: str = "cpu",
     solver: str = "ddim",
     eta: float | None = None,
+    text_encoder: str | Path | None = None,
 ) -> DiffusionPolicy:
-    """A policy around a saved denoiser (or one in memory), ready to generate. `UserError` if it allows no such walk."""
+    """A policy around a saved denoiser (or one in memory), ready to generate. `UserError` if it allows no such walk.
+
+    `text_encoder` is the folder of the one that a published model reads, if it is not in transformers' own store.
+    """
     denoiser = model if isinstance(model, Denoiser) else load_denoiser(model)
+    encoder = text_encoder_for(denoiser, text_encoder)
     try:
-        return DiffusionPolicy(denoiser.to(device), None, steps, eta, guidance_scale, solver=solver)
+        return DiffusionPolicy(denoiser.to(device), encoder, steps, eta, guidance_scale, solver=solver)
     except ValueError as error:
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
 
-
-
-
+# %% ../nbs/14_experiment.ipynb #682cf8f8
 def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log: list[dict], seconds: float) -> dict:
     """What `report.json` holds: the rows of `looks` (before, after, perhaps full_data) and how they came about."""
     values = {
@@ -486,7 +529,6 @@ PLAIN = {"credit": "end", "weigh_timesteps": False, "replay_weight": 0.0}
 ABLATIONS: dict[str, dict] = {
     "the recipe": {},
     "plain DDPO": PLAIN,
-    "plain DDPO, all weights": PLAIN | {"lora_rank": 0, "learning_rate": 1e-4},
     "reward at the end only": {"credit": "end"},
     "credit along walks, no forks": {"credit": "step"},
     "margin over other captions": {"margin": True},

@@ -20,7 +20,6 @@ from mocapfree_nb.skeleton import (
     Skeleton,
     rotation_between,
     rotation_from_6d,
-    rotation_to_6d,
     sum_bones,
 )
 
@@ -106,10 +105,19 @@ def _bone_vectors(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def _bone_rotations(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """(..., J - 1, 3, 3) rotations that turn each bone's rest direction to where it points."""
+    """(..., J - 1, 4) unit quaternions that turn each bone's rest direction to where it points."""
     rest = torch.as_tensor(skeleton.raw_offsets[1:], dtype=joints.dtype, device=joints.device)
-    bones = torch.nn.functional.normalize(_bone_vectors(joints, skeleton), dim=-1)
-    return roma.unitquat_to_rotmat(rotation_between(rest, bones))
+    return rotation_between(rest, _bone_vectors(joints, skeleton))
+
+
+def _relative_6d(before: Tensor, bones: Tensor) -> Tensor:
+    """First two columns of `before`^-1 `bones`, unit quaternions with their four numbers first, (4, ...): (..., 6)."""
+    (a, b, c, d), (x, y, z, w) = before, bones
+    i, j = d * x - a * w - b * z + c * y, d * y - b * w - c * x + a * z
+    k, r = d * z - c * w - a * y + b * x, d * w + a * x + b * y + c * z
+    first = 1 - 2 * (j * j + k * k), 2 * (i * j + k * r), 2 * (i * k - j * r)
+    second = 2 * (i * j - k * r), 1 - 2 * (i * i + k * k), 2 * (j * k + i * r)
+    return torch.stack([*first, *second], dim=-1)
 
 
 @lru_cache
@@ -142,10 +150,18 @@ def retarget(
     source_leg = _bone_vectors(joints[..., 0, :, :], skeleton)[..., legs, :].norm(dim=-1).sum(-1)
     target_leg = target[list(skeleton.leg_joints)].abs().amax(-1).sum()
     root = joints[..., :1, :] * (target_leg / source_leg)[..., None, None, None]
-    bones = (_bone_rotations(joints, skeleton) @ target[1:, :, None])[..., 0]
+    turned = roma.unitquat_to_rotmat(_bone_rotations(joints, skeleton))
+    bones = (turned @ target[1:, :, None])[..., 0]
     return sum_bones(torch.cat([root, bones], dim=-2), skeleton)
 
 # %% ../nbs/01_features.ipynb #7cb4cac8
+def _turn_all(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """Each frame's matrix (..., 3, 3) on all its vectors (..., N, 3); written out, as products of 3 by 3 are slow."""
+    x, y, z = vectors.unbind(-1)
+    rows = [row[..., :1] * x + row[..., 1:2] * y + row[..., 2:] * z for row in matrix.unbind(-2)]
+    return torch.stack(rows, dim=-1)
+
+
 def _features(joints: Tensor, skeleton: Skeleton, sign_continuity: bool) -> Tensor:
     """Features of joints that are already on the floor and face +z."""
     heading = _heading(joints, skeleton)
@@ -155,19 +171,17 @@ def _features(joints: Tensor, skeleton: Skeleton, sign_continuity: bool) -> Tens
         turn = torch.where(turn[..., 3:] < 0, -turn, turn)
     steps = joints[..., 1:, :, :] - joints[..., :-1, :, :]
     root_step = (to_body[..., 1:, :, :] @ steps[..., 0, :, None])[..., 0]
-    joints, to_body = joints[..., :-1, :, :], to_body[..., :-1, :, :]
-    row_to_body = to_body.transpose(-1, -2)  # joints are rows, so they are multiplied from the right
+    joints, heading, to_body = joints[..., :-1, :, :], heading[..., :-1, None, :], to_body[..., :-1, :, :]
     local = joints[..., 1:, :] - joints[..., :1, :] * joints.new_tensor([1.0, 0.0, 1.0])
-    bones = _bone_rotations(joints, skeleton)
-    before = torch.cat([to_body[..., None, :, :], bones], dim=-3)[..., _previous_in_chain(skeleton), :, :]
+    whole = torch.cat([heading, _bone_rotations(joints, skeleton)], dim=-2).movedim(-1, 0).contiguous()
     feet = [*skeleton.feet_left, *skeleton.feet_right]
     groups = [
         torch.asin(turn[..., 1:2].clamp(-1, 1)),
         root_step[..., [0, 2]],
         joints[..., 0, 1:2],
-        (local @ row_to_body).flatten(-2),
-        rotation_to_6d(before.transpose(-1, -2) @ bones).flatten(-2),
-        (steps @ row_to_body).flatten(-2),
+        _turn_all(to_body, local).flatten(-2),
+        _relative_6d(whole[..., _previous_in_chain(skeleton)], whole[..., 1:]).flatten(-2),
+        _turn_all(to_body, steps).flatten(-2),
         (steps[..., feet, :].square().sum(-1) < skeleton.contact_threshold).to(joints.dtype),
     ]
     return torch.cat(groups, dim=-1)

@@ -107,7 +107,7 @@ def r_precision(
         return _marks(torch.cat([truth[:, None], distance], 1), truth, top_k).double().mean(0)
     text, motion = _matched(text, motion, batch_size)
     text, motion = text.unflatten(0, (-1, batch_size)), motion.unflatten(0, (-1, batch_size))
-    distance = (text[:, :, None] - motion[:, None]).norm(dim=3)  # (batches, texts, motions)
+    distance = torch.cdist(text, motion, compute_mode="donot_use_mm_for_euclid_dist")  # (batches, texts, motions)
     truth = distance.diagonal(dim1=1, dim2=2)
     return _marks(distance.flatten(0, 1), truth.flatten(), top_k).double().mean(0)
 

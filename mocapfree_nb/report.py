@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from .viewer import film_strips, motion_html
+from .viewer import film_strips, page_html, player_code, player_html, player_scene
 
 __all__ = ["report_html", "players_html", "comparison_rows", "comparison_text", "comparison_html"]
 
@@ -49,23 +49,10 @@ th[scope=row]{text-align:left;font-weight:normal}thead th{font-weight:600}
 .charts text{fill:var(--soft);font-size:11px}details{margin:.6em 0}dt{font-weight:600}dd{margin:0 0 .5em}
 li{overflow-wrap:anywhere}td.value{text-align:left;white-space:normal;overflow-wrap:anywhere}
 """
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{title}</title><style>{style}</style></head><body>
-<main>
-{body}
-</main></body></html>
-"""
 
 
 def _escape(value: object) -> str:
     return html.escape(str(value))
-
-
-def _page(title: str, body: str) -> str:
-    return PAGE.format(title=_escape(title), style=STYLE, body=body)
 
 
 def _number(value: object) -> float | None:
@@ -229,7 +216,7 @@ def _players(motions: Sequence[Mapping]) -> str:
     for motion in motions:
         panels = {LABELS[key]: motion[key] for key in LABELS if key in motion}
         if panels:
-            parts.append(f"<h3>“{_escape(motion.get('prompt', ''))}”</h3>{motion_html(panels)}")
+            parts.append(f"<h3>“{_escape(motion.get('prompt', ''))}”</h3>{player_html(player_scene(panels), code=False)}")
     return "".join(parts)
 
 
@@ -310,13 +297,17 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
         body.append(_fold(f"Prompts: {name} ({len(items)})", _list(items)))
     if report.get("config"):
         body.append("<h2>Settings</h2>" + _fold("All settings of this run", _settings(report["config"])))
-    return _page(title, "\n".join(body))
+    if any(motions.values()):
+        body.append(player_code())
+    return page_html(title, "\n".join(body), STYLE)
 
 
 def players_html(motions: Mapping[str, np.ndarray], title: str = "Generated motions") -> str:
     """A page that plays motions, prompt -> joints (frames, joints, 3), each in a player of its own."""
-    body = "".join(f"<h3>“{_escape(prompt)}”</h3>{motion_html({'': joints})}" for prompt, joints in motions.items())
-    return _page(title, f"<h1>{_escape(title)}</h1>{body}")
+    players = [
+        f"<h3>“{_escape(prompt)}”</h3>{player_html(player_scene(joints), code=False)}" for prompt, joints in motions.items()
+    ]
+    return page_html(title, f"<h1>{_escape(title)}</h1>{''.join(players)}{player_code()}", STYLE)
 
 
 def comparison_rows(reports: Mapping[str, Mapping], costs: Mapping[str, Mapping]) -> list[dict[str, str]]:
@@ -373,8 +364,9 @@ def comparison_html(rows: Sequence[Mapping[str, str]]) -> str:
         "Before → after adaptation, on held-out prompts; “others” are the actions that were not trained. Rollout, update "
         "and memory (above what the process held before) are those of one round of 16 motions of 48 frames."
     )
-    return _page(
+    return page_html(
         title,
         f'<h1>{title}</h1><p>{note}</p><div class="wide"><table><caption>{title}</caption><thead><tr><th></th>{head}</tr>'
         f"</thead><tbody>{body}</tbody></table></div>",
+        STYLE,
     )

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from .corpus import Corpus
 from .features import length_mask
 from .files import PretrainedModel, UserError
+from .guards import check_width
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 
 # %% ../nbs/10_retrieval.ipynb #b0166500
@@ -144,8 +145,7 @@ class MotionJudge(PretrainedModel):
 
     def normalise(self, motion: Tensor, lengths: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
         """The first `count` features of raw motion (B, T, F), normalised, clipped, padding zero; mask (B, T)."""
-        if motion.ndim != 3 or motion.shape[-1] != self.num_features:
-            raise ValueError(f"motion should be (B, T, {self.num_features}), got {tuple(motion.shape)}")
+        check_width(motion, self.num_features)
         mask = length_mask(lengths.to(motion.device), motion.shape[1])
         motion = (motion[..., :count] - self.feature_mean[:count]) / self.feature_std[:count]
         return motion.clamp(-self.clip, self.clip).masked_fill(~mask[..., None], 0.0), mask

@@ -167,17 +167,24 @@ def rotation_between(a: Tensor, b: Tensor) -> Tensor:  # unit quaternion (..., 4
     $q = (a \times b,\; |a||b| + a \cdot b)$, normalised. Opposite directions have no shortest rotation; a
     half turn about some axis across `a` is taken then. A zero vector gives no rotation.
     """
-    a, b = torch.broadcast_tensors(a, b)
-    w = (a.square().sum(-1) * b.square().sum(-1)).clamp_min(1e-24).sqrt() + (a * b).sum(-1)
-    q = torch.cat([torch.linalg.cross(a, b), w[..., None]], dim=-1)
-    # any axis across a: the unit vector least along a, made perpendicular
+    # number by number: sums over an axis of three are several times slower
+    (ax, ay, az), (bx, by, bz) = a.unbind(-1), b.unbind(-1)
+    x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+    scale = ((ax * ax + ay * ay + az * az) * (bx * bx + by * by + bz * bz)).clamp_min(1e-24)
+    w = scale.sqrt() + ax * bx + ay * by + az * bz
+    q, size = torch.stack([x, y, z, w], dim=-1), x * x + y * y + z * z + w * w
+    opposite = (size < 1e-12 * scale)[..., None]
+    if opposite.any():
+        q = torch.where(opposite, _half_turn(a.expand_as(q[..., :3])), q)
+        size = q.square().sum(-1)
+    return q * size.rsqrt()[..., None]
+
+
+def _half_turn(a: Tensor) -> Tensor:
+    """Half a turn about an axis across `a` (..., 3): the unit vector least along `a`, made perpendicular."""
     least = torch.nn.functional.one_hot(a.abs().argmin(-1), 3).to(a.dtype)
-    across = torch.linalg.cross(a, least)
-    half_turn = torch.cat([across, torch.zeros_like(w)[..., None]], dim=-1)
-    scale = (a.square().sum(-1) * b.square().sum(-1))[..., None]
-    opposite = (q.square().sum(-1, keepdim=True) < 1e-12 * scale) & (scale > 0)
-    q = torch.where(opposite, half_turn, q)
-    return torch.nn.functional.normalize(q, dim=-1, eps=1e-30)
+    across = torch.nn.functional.normalize(torch.linalg.cross(a, least), dim=-1)
+    return torch.cat([across, torch.zeros_like(across[..., :1])], dim=-1)
 
 # %% ../nbs/00_skeleton.ipynb #44a853c0
 def forward_kinematics(

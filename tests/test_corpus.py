@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mocapfree_nb import corpus as corpus_module
 from mocapfree_nb.corpus import SPLITS, Clip, Corpus, assign_splits, collate, load_corpus, statistics
+from mocapfree_nb.datasets import features_in_batches, parse_captions
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, to_origin
 from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import generate_clips
@@ -78,7 +79,7 @@ def test_a_path_stays_whole_where_the_heading_passes_half_a_turn(made):
     turn[:, 0, 2], turn[:, 2, 0], turn[:, 1, 1] = angle.sin(), -angle.sin(), 1
     joints = torch.einsum("tij,tkj->tki", turn, joints)
     joints[..., 2] += torch.linspace(0, 2, len(joints))[:, None]  # and walks on
-    (features,) = corpus_module._features_of([joints.numpy()], HUMANML3D)
+    (features,) = features_in_batches([joints.numpy()], HUMANML3D)
     recovered = features_to_joints(features)
     assert (recovered - to_origin(joints)[:-1]).abs().max() < 1e-3
 
@@ -460,12 +461,12 @@ def shared_folder(tmp_path_factory, made):
 @given(st.text(max_size=80))
 def test_any_text_is_read_as_captions_or_refused(text):
     try:
-        spans, faults = corpus_module._parse_captions(text.replace("\r", "\n"))
+        captions, faults = parse_captions(text.replace("\r", "\n"))
     except UserError:
         return
-    for (start, end), captions in spans.items():
-        assert (start == end == 0 or 0 <= start < end) and all(caption.strip() for caption in captions)
-    assert len(faults) + sum(map(len, spans.values())) <= text.count("\n") + text.count("\r") + 1
+    for caption in captions:
+        assert (caption.start == caption.end == 0 or 0 <= caption.start < caption.end) and caption.text.strip()
+    assert len(faults) + len(captions) <= text.count("\n") + text.count("\r") + 1
 
 
 # --- batches -------------------------------------------------------------------------------------------
@@ -516,7 +517,7 @@ def test_real_clips_are_all_used_and_leave_out_by_label():
 def test_features_computed_from_real_joints_are_those_that_ship():
     paths = sorted((BANDAI / "new_joint_vecs").glob("*.npy"))[:20]
     joints = [np.load(BANDAI / "new_joints" / path.name) for path in paths]
-    computed = corpus_module._features_of(joints, HUMANML3D)
+    computed = features_in_batches(joints, HUMANML3D)
     for path, rows in zip(paths, computed, strict=True):
         shipped = np.load(path)[:-1]
         assert np.abs(rows - shipped)[:, :67].mean() < 5e-3  # root and positions; the joints were recovered

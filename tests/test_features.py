@@ -135,6 +135,16 @@ def test_the_clip_that_humanml3d_ships():
     np.testing.assert_array_equal(actual[:, group["contacts"]], expected[:, group["contacts"]])
 
 
+def test_the_clip_that_humanml3d_ships_with_its_last_frame():
+    """The frame that its joints lack stands in the last row of velocities; with it, every row agrees."""
+    joints = np.load(shared("humanml3d_sample", "new_joints", "012314.npy"))
+    vectors = np.load(shared("humanml3d_sample", "new_joint_vecs", "012314.npy"))
+    group, heading = FEATURE_GROUPS(), root_path(vectors)[0][-1]
+    velocity = torch.as_tensor(vectors[-1, group["velocities"]]).view(22, 3)
+    last = joints[-1] + roma.quat_action(roma.quat_conjugation(heading).expand(22, 4), velocity).numpy()
+    close(joints_to_features(np.concatenate([joints, last[None]])), vectors, 1e-5)
+
+
 @pytest.mark.parametrize("name", ["000000", "000001", "000007", "000019"])
 def test_motion_capture_of_another_source(name):
     raw = np.load(shared("bandai_h3d", "raw_joints", f"{name}.npy"))

@@ -1,0 +1,329 @@
+"""BVH and AMASS against other readers and other arithmetic."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mocapfree_nb.capture import find_body_model, find_joints, read_amass, read_bvh
+from mocapfree_nb.corpus import load_corpus
+from mocapfree_nb.features import joints_to_features, retarget
+from mocapfree_nb.files import UserError
+from mocapfree_nb.guards import toes_forward
+from mocapfree_nb.procedural import generate_clips
+from mocapfree_nb.skeleton import HUMANML3D
+
+RIG = {  # name: (parent, offset in centimetres)
+    "Hips": (None, (0, 0, 0)),
+    "Spine": ("Hips", (0, 11, -1)),
+    "Chest": ("Spine", (0, 21, 0)),
+    "Neck": ("Chest", (0, 22, 1)),
+    "Head": ("Neck", (0, 9, 2)),
+}
+for _side, _x in (("Left", 1), ("Right", -1)):
+    RIG |= {
+        f"{_side}Shoulder": ("Chest", (5 * _x, 16, 0)),
+        f"{_side}Arm": (f"{_side}Shoulder", (13 * _x, 0, 0)),
+        f"{_side}ForeArm": (f"{_side}Arm", (28 * _x, 0, 0)),
+        f"{_side}Hand": (f"{_side}ForeArm", (25 * _x, 0, 1)),
+        f"{_side}UpLeg": ("Hips", (9 * _x, -4, 0)),
+        f"{_side}Leg": (f"{_side}UpLeg", (0, -42, 1)),
+        f"{_side}Foot": (f"{_side}Leg", (0, -43, -2)),
+        f"{_side}Toe": (f"{_side}Foot", (0, -6, 14)),
+    }
+PAIRS = {"left_knee": ("LeftUpLeg", "LeftLeg"), "right_ankle": ("RightLeg", "RightFoot"), "left_foot": ("LeftFoot", "LeftToe")}
+PAIRS |= {"left_elbow": ("LeftArm", "LeftForeArm"), "right_wrist": ("RightForeArm", "RightHand"), "head": ("Neck", "Head")}
+PAIRS |= {"right_shoulder": ("RightShoulder", "RightArm"), "left_hip": ("Hips", "LeftUpLeg")}
+
+
+def tree(name: str, rig: dict, depth: int = 0) -> str:
+    kind = "JOINT" if rig[name][0] else "ROOT"
+    turns = "Zrotation Xrotation Yrotation"
+    channels = f"3 {turns}" if rig[name][0] else f"6 Xposition Yposition Zposition {turns}"
+    inner = "".join(tree(child, rig, depth + 1) for child in rig if rig[child][0] == name)
+    inner = inner or "End Site\n{\nOFFSET 0 1 0\n}\n"
+    offset = " ".join(f"{number:g}" for number in rig[name][1])
+    return f"{kind} {name}\n{{\nOFFSET {offset}\nCHANNELS {channels}\n{inner}}}\n"
+
+
+def bvh(frames: int = 60, seconds: float = 1 / 60, scale: float = 1.0, rig: dict = RIG, seed: int = 0) -> str:
+    """A file in which everything turns a little, slowly, and the body walks."""
+    generator = np.random.default_rng(seed)
+    speed, size = generator.uniform(0.5, 2, 3 * len(rig)), generator.uniform(5, 25, 3 * len(rig))
+    time = np.arange(frames)[:, None] * seconds
+    angles = size * np.sin(2 * np.pi * speed * time + generator.uniform(0, 6, 3 * len(rig)))
+    root = scale * np.concatenate([20 * time, 95 + 0 * time, 60 * time], 1)
+    rows = "\n".join(" ".join(f"{number:.6f}" for number in row) for row in np.concatenate([root, angles], 1))
+    rig = {name: (parent, tuple(scale * number for number in offset)) for name, (parent, offset) in rig.items()}
+    return f"HIERARCHY\n{tree('Hips', rig)}MOTION\nFrames: {frames}\nFrame Time: {seconds:.6f}\n{rows}\n"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+# --- BVH -----------------------------------------------------------------------------------------------
+
+
+def test_bone_directions_are_those_that_another_reader_finds(tmp_path):
+    bvhio = pytest.importorskip("bvhio")
+    path = write(tmp_path / "a.bvh", bvh(frames=31, seconds=0.05))
+    joints = read_bvh(path)
+    root = bvhio.readAsHierarchy(str(path))
+    for frame in (0, 7, 30):
+        root.loadPose(frame)
+        at = {joint.Name: np.array(joint.PositionWorld) for joint, *_ in root.layout()}
+        for name, (start, end) in PAIRS.items():
+            child = HUMANML3D.joint_names.index(name)
+            bone = joints[frame, child] - joints[frame, HUMANML3D.parents[child]]
+            assert np.abs(unit(bone) - unit(at[end] - at[start])).max() < 1e-3, (frame, name)
+
+
+def test_bones_have_the_lengths_of_humanml3d_and_toes_point_forward(tmp_path):
+    joints = read_bvh(write(tmp_path / "a.bvh", bvh()))
+    lengths = np.linalg.norm(joints[:, 1:] - joints[:, HUMANML3D.parents[1:]], axis=-1)
+    assert np.allclose(lengths, np.linalg.norm(HUMANML3D.offsets, axis=1)[1:], atol=1e-5)
+    assert toes_forward(joints_to_features(joints).numpy()) > 0.08
+
+
+def test_the_frame_rate_of_the_file_is_honoured(tmp_path):
+    fast, slow = (read_bvh(write(tmp_path / "a.bvh", bvh(frames, s))) for frames, s in ((241, 1 / 120), (41, 1 / 20)))
+    assert len(fast) == len(slow) == 41 and np.abs(fast - slow).max() < 2e-3
+
+
+def test_the_unit_does_not_matter(tmp_path):
+    centimetres, inches = (read_bvh(write(tmp_path / "a.bvh", bvh(scale=scale))) for scale in (1, 1 / 2.54))
+    assert np.abs(centimetres - inches).max() < 1e-3
+
+
+def test_a_file_with_z_up_is_turned_and_not_mirrored(tmp_path):
+    y_up = read_bvh(write(tmp_path / "a.bvh", bvh()))
+    turned = {name: (parent, (x, -z, y)) for name, (parent, (x, y, z)) in RIG.items()}
+    text = bvh(rig=turned).replace("\n95", "\n95")
+    head, rows = text.split("Frame Time: 0.016667\n")
+    still = np.zeros((60, 3 + 3 * len(RIG)))
+    rows = "\n".join(" ".join(map(str, row)) for row in still)
+    z_up = read_bvh(write(tmp_path / "b.bvh", f"{head}Frame Time: 0.016667\n{rows}\n"))
+    assert toes_forward(joints_to_features(z_up).numpy()) > 0.1
+    left = HUMANML3D.joint_names.index("left_hip")
+    facing = np.cross(z_up[0, left] - z_up[0, 0], [0, 1.0, 0])
+    toes = z_up[0, HUMANML3D.joint_names.index("left_foot")] - z_up[0, HUMANML3D.joint_names.index("left_ankle")]
+    assert (z_up[0, :, 1].argmax() == 15) and facing @ toes > 0 and y_up.shape == z_up.shape
+
+
+RIGS = {
+    "mixamo": "mixamorig:Hips mixamorig:Spine mixamorig:Neck mixamorig:Head mixamorig:LeftShoulder mixamorig:LeftArm "
+    "mixamorig:LeftForeArm mixamorig:LeftHand mixamorig:LeftUpLeg mixamorig:LeftLeg mixamorig:LeftFoot mixamorig:LeftToeBase",
+    "unreal": "pelvis spine_01 neck_01 head clavicle_l upperarm_l lowerarm_l hand_l thigh_l calf_l foot_l ball_l",
+    "biped": "Bip01 Bip01_Spine Bip01_Neck Bip01_Head Bip01_L_Clavicle Bip01_L_UpperArm Bip01_L_Forearm Bip01_L_Hand "
+    "Bip01_L_Thigh Bip01_L_Calf Bip01_L_Foot Bip01_L_Toe0",
+    "cmu": "Hips LowerBack Neck Head LeftShoulder LeftArm LeftForeArm LeftHand LeftUpLeg LeftLeg LeftFoot LeftToeBase LHipJoint",
+    "smpl": "Pelvis Spine1 Neck Head L_Collar L_Shoulder L_Elbow L_Wrist L_Hip L_Knee L_Ankle L_Foot",
+    "humanml3d": "pelvis spine1 neck head left_collar left_shoulder left_elbow left_wrist left_hip left_knee left_ankle "
+    "left_foot",
+    "bandai": "Hips Spine Neck Head Shoulder_L UpperArm_L LowerArm_L Hand_L UpperLeg_L LowerLeg_L Foot_L Toes_L",
+}
+ORDER = "pelvis - neck head left_collar left_shoulder left_elbow left_wrist left_hip left_knee left_ankle left_foot".split()
+
+
+@pytest.mark.parametrize("rig", RIGS)
+def test_rigs_of_many_programs(rig):
+    names = RIGS[rig].split()
+    swap = {"left": "right", "Left": "Right", "_l": "_r", "_L": "_R"}
+    other = [re.sub("left|Left|_l$|_L$|_L(?=_)|^L(?=_|H)", lambda m: swap.get(m[0], "R"), name) for name in names]
+    both = names + [name for name in other if name not in names]
+    found = find_joints(both)
+    for joint, name in zip(ORDER, names, strict=False):
+        if joint != "-":
+            assert both[found[joint]] == name
+    assert all(found[joint.replace("left", "right")] != found[joint] for joint in ORDER if joint.startswith("left"))
+    assert sum(joint.startswith("right") for joint in found) == 8
+
+
+BAD = {
+    "empty": (b"", "cannot be read as BVH"),
+    "binary": (bytes(range(256)), "cannot be read as BVH"),
+    "no motion": (bvh().split("MOTION")[0].encode(), "cannot be read as BVH"),
+    "cut": (bvh().encode()[:-300], "cannot be read as BVH"),
+    "one frame": (bvh(frames=1).encode(), "1 frame"),
+    "no leg": (bvh().replace("LeftLeg", "Tentacle").encode(), "no joint found for left_knee"),
+    "no time": (bvh().replace("0.016667", "0").encode(), ""),
+    "years": (bvh().replace("0.016667", "1000000").encode(), ""),
+    "not a number": (bvh().replace("95.0", "nan", 1).encode(), ""),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_files_that_are_no_good_are_named(tmp_path, case):
+    (tmp_path / "a.bvh").write_bytes(BAD[case][0])
+    with pytest.raises(UserError, match="a.bvh|no joint") as caught:
+        read_bvh(tmp_path / "a.bvh")
+    assert BAD[case][1] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_of_bvh_files_with_a_table_of_captions(tmp_path):
+    (tmp_path / "walks").mkdir()
+    for i in range(4):
+        write(tmp_path / f"walks/{i}.bvh", bvh(frames=120, seed=i))
+    write(tmp_path / "broken.bvh", "HIERARCHY")
+    rows = ["Name,Caption,action,split,start,end", "walks/0.bvh,a person walks,walk,train,,", "walks\\1,she walks,walk,test,,"]
+    rows += ["walks/2,he sways,walk+sway,train,,", "walks/2,he begins,,,0,1", "walks/3,,walk,train,,", "broken,x,walk,train,,"]
+    (tmp_path / "captions.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
+    with pytest.warns(UserWarning, match="2 skipped"):
+        corpus = load_corpus(tmp_path)
+    assert "BVH folder" in repr(corpus) and corpus.actions == ["sway", "walk"]
+    assert [(clip.name, len(clip), clip.split) for clip in corpus] == [
+        ("walks/0", 39, "train"),
+        ("walks/1", 39, "test"),
+        ("walks/2", 39, "train"),
+        ("walks/2_0_1", 20, "train"),
+    ]
+    skipped = dict(corpus.skipped)
+    assert "empty caption" in skipped["walks/3"] and "cannot be read as BVH" in skipped["broken"]
+    write(tmp_path / "captions.csv", "file,text\n0,x\n")
+    with pytest.raises(UserError, match="no column name and no caption; its columns are file, text"):
+        load_corpus(tmp_path)
+
+
+# --- AMASS ---------------------------------------------------------------------------------------------
+
+
+def body_model(path: Path, joints: int = 52, vertices: int = 80) -> dict[str, np.ndarray]:
+    """A synthetic SMPL-H: the tree of a person, any number of vertices, weights and shapes at random."""
+    generator = np.random.default_rng(1)
+    rest = np.asarray(generate_clips(1, seed=0).joints[0, 0], dtype=np.float64)
+    parents = np.array(list(HUMANML3D.parents) + [20] * 15 + [21] * 15)[:joints]
+    rest = np.concatenate([rest, rest[parents[22:]] + 0.02 * generator.normal(size=(joints - 22, 3))])
+    regressor = generator.dirichlet(np.ones(vertices), joints)
+    template = np.linalg.lstsq(regressor, rest, rcond=None)[0]  # vertices whose regressed joints are a person's
+    arrays = {
+        "v_template": template,
+        "shapedirs": 0.05 * generator.normal(size=(vertices, 3, 16)),
+        "posedirs": 0.01 * generator.normal(size=(vertices, 3, 9 * (joints - 1))),
+        "J_regressor": regressor,
+        "weights": generator.dirichlet(np.ones(joints), vertices),
+        "kintree_table": np.stack([parents, np.arange(joints)]),
+        "f": np.zeros((4, 3), np.int64),
+        "hands_componentsl": np.eye(45),
+        "hands_componentsr": np.eye(45),
+        "hands_meanl": np.zeros(45),
+        "hands_meanr": np.zeros(45),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return arrays
+
+
+def amass(path: Path, frames: int = 121, fps: float = 60.0, **changes) -> dict[str, np.ndarray]:
+    """A file as AMASS ships: z up."""
+    generator = np.random.default_rng(3)
+    time = np.arange(frames)[:, None] / fps
+    poses = 0.3 * np.sin(2 * np.pi * generator.uniform(0.3, 1, 156) * time + generator.uniform(0, 6, 156))
+    poses[:, :3] = [np.pi / 2, 0, 0]
+    arrays = {"poses": poses, "trans": np.concatenate([time, 0 * time, 0.9 + 0 * time], 1), "betas": generator.normal(size=16)}
+    arrays |= {"gender": np.array("female"), "mocap_framerate": np.array(fps), "dmpls": np.zeros((frames, 8))}
+    arrays = {name: array for name, array in (arrays | changes).items() if array is not None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return arrays
+
+
+def test_joints_are_those_of_the_whole_body_model(tmp_path):
+    """smplx's own class, skin and all, on the same arrays."""
+    smplx = pytest.importorskip("smplx")
+    model = body_model(tmp_path / "bodies/smplh/female/model.npz")
+    arrays = amass(tmp_path / "a.npz", frames=41, fps=20.0)
+    shape = {"use_pca": False, "num_betas": 10, "batch_size": 41, "dtype": torch.float64}
+    somewhere = dict.fromkeys(smplx.vertex_ids.vertex_ids["smplh"], 0)  # extra joints on the skin: not looked at
+    body = smplx.SMPLH("", data_struct=smplx.utils.Struct(**model), vertex_ids=somewhere, **shape)
+    body.betas.data.zero_()
+    poses = torch.as_tensor(arrays["poses"])
+    ten = torch.as_tensor(arrays["betas"])[None, :10].expand(41, -1)
+    whole = body(betas=ten, global_orient=poses[:, :3], body_pose=poses[:, 3:66], transl=torch.as_tensor(arrays["trans"]))
+    expected = whole.joints[:, :22].detach().numpy() @ np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    np.savez(tmp_path / "a.npz", **(arrays | {"betas": arrays["betas"][:10]}))
+    found = read_amass(tmp_path / "a.npz", tmp_path / "bodies")
+    assert np.abs(found - retarget(expected, HUMANML3D.offsets).numpy()).max() < 1e-5
+
+
+def test_amass_stands_up_and_comes_at_20_frames(tmp_path):
+    body_model(tmp_path / "bodies/SMPLH_NEUTRAL.npz")
+    amass(tmp_path / "a.npz")
+    amass(tmp_path / "b.npz", frames=41, fps=20.0)
+    one, other = (read_amass(tmp_path / name, tmp_path / "bodies") for name in ("a.npz", "b.npz"))
+    assert one.shape == other.shape == (41, 22, 3) and np.abs(one - other).max() < 2e-3
+    assert (one[:, 15, 1] > one[:, 0, 1] + 0.4).all()  # head above pelvis
+
+
+def test_a_folder_of_amass_archives(tmp_path, monkeypatch):
+    body_model(tmp_path / "bodies/neutral/model.npz")
+    data = tmp_path / "AMASS"
+    for name in ("CMU/01/01_01_poses", "KIT/3/kick"):
+        amass(data / f"{name}.npz")
+    amass(data / "CMU/01/no_rate.npz", mocap_framerate=None)
+    names = ["CMU/01/01_01_poses", "KIT/3/kick", "CMU/01/no_rate", "gone"]
+    write(data / "captions.csv", "name,caption\n" + "".join(f'{name},"a person moves, slowly"\n' for name in names))
+    with pytest.warns(UserWarning, match="no frame rate"):
+        corpus = load_corpus(data, body_models=tmp_path / "bodies")
+    assert "AMASS folder" in repr(corpus) and [len(clip) for clip in corpus] == [40, 40]
+    assert corpus[0].captions == ("a person moves, slowly",)
+    monkeypatch.setenv("MOCAPFREE_BODY_MODELS", str(tmp_path / "bodies"))
+    with pytest.warns(UserWarning):
+        assert len(load_corpus(data)) == 2
+
+
+def test_pickled_body_models_are_never_loaded(tmp_path):
+    marker = tmp_path / "executed"
+    (tmp_path / "SMPL_MALE.pkl").write_bytes(b"cos\nsystem\n(S'touch " + os.fsencode(marker) + b"'\ntR.")
+    with pytest.raises(UserError, match="SMPL_MALE.pkl is a pickle, which is never loaded; get the .npz version"):
+        find_body_model(tmp_path, "male")
+    np.savez(tmp_path / "SMPLH_MALE.npz", v_template=np.array([{}], dtype=object))
+    amass(tmp_path / "a.npz", gender=np.array("male"))
+    with pytest.raises(UserError, match="SMPLH_MALE.npz has no"):
+        read_amass(tmp_path / "a.npz", tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"poses": None}, "has no poses"),
+        ({"poses": np.zeros((121, 30))}, "66 or more"),
+        ({"poses": np.array([{}], dtype=object)}, "cannot be read"),
+        ({"trans": np.zeros((5, 3))}, "has poses"),
+        ({"poses": np.full((121, 156), np.nan)}, "NaN"),
+        ({"mocap_framerate": np.array(0.0)}, "0 frames a second"),
+        ({"mocap_framerate": np.array("fast")}, "damaged frame rate"),
+        ({"mocap_framerate": None}, "no frame rate"),
+        ({"mocap_framerate": np.array(2000.0), "poses": np.zeros((9, 156)), "trans": np.zeros((9, 3))}, "at least 2 frames"),
+    ],
+)
+def test_archives_that_are_no_good_are_named(tmp_path, changes, words):
+    body_model(tmp_path / "bodies/neutral/model.npz")
+    amass(tmp_path / "a.npz", **changes)
+    with pytest.raises(UserError, match=words):
+        read_amass(tmp_path / "a.npz", tmp_path / "bodies")
+
+
+def test_without_body_models_amass_says_what_to_get(tmp_path, monkeypatch):
+    monkeypatch.delenv("MOCAPFREE_BODY_MODELS", raising=False)
+    amass(tmp_path / "a.npz")
+    for given in (None, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="AMASS needs a body model: download SMPL-H, SMPL-X or SMPL as .npz"):
+            read_amass(tmp_path / "a.npz", given)
+
+
+def test_without_smplx_amass_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "smplx.lbs", None)
+    amass(tmp_path / "a.npz")
+    with pytest.raises(UserError, match="pip install smplx"):
+        read_amass(tmp_path / "a.npz", tmp_path)
