@@ -483,7 +483,7 @@ def bench(
 
 @app.command()
 def view(
-    source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
+    source: Annotated[Path, typer.Argument(help="A .npy or .bvh file of motion, or a run folder.")],
     out: Annotated[Path | None, typer.Option(help="Page to write (default: beside the source).")] = None,
     fps: FramesPerSecond = None,
 ) -> None:
@@ -502,7 +502,7 @@ def view(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="A .npy file of motion, or a run folder.")],
+    source: Annotated[Path, typer.Argument(help="A .npy or .bvh file of motion, or a run folder.")],
     out: Annotated[Path, typer.Option(help="File to write: .gif .mp4 .html .bvh .npy, or a body as .glb .obj .ply.")],
     motion: Annotated[int, typer.Option(help="Which motion of the source, counted from 1.", min=1)] = 1,
     panel: Annotated[str | None, typer.Option(help="Of a run: before, after or 'full data'.")] = None,

@@ -23,6 +23,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from .capture import read_bvh
 from .features import features_to_joints
 from .files import UserError, load_array, write_atomically
 from .skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_between
@@ -513,7 +514,8 @@ def _read_run(path: Path) -> list[Take]:
 def load_takes(path: str | Path) -> list[Take]:
     """The motions of a file or of a run folder, each with what it is to be compared with.
 
-    Reads `.npy` (joints, a batch of joints, or motion features of HumanML3D or KIT-ML) and a run's `motions.npz`.
+    Reads `.npy` (joints, a batch of joints, or motion features of HumanML3D or KIT-ML), `.bvh` of any rig (lesson 25)
+    and a run's `motions.npz`.
     Raises `UserError` for anything else, no frames, NaN, or joints of another skeleton. No pickle is loaded.
     """
     path = Path(path)
@@ -523,8 +525,10 @@ def load_takes(path: str | Path) -> list[Take]:
         return _read_run(path / "motions.npz")
     if path.suffix == ".npz":
         return _read_run(path)
+    if path.suffix == ".bvh" and path.exists():
+        return [Take(path.stem, {"": read_bvh(path)})]
     if path.exists() and path.suffix != ".npy":
-        raise UserError(f"{path}: cannot read motion from {path.suffix or 'a file without ending'}; give .npy or a run")
+        raise UserError(f"{path}: cannot read motion from {path.suffix or 'a file without ending'}; give .npy, .bvh or a run")
     joints, skeleton = _recognise(load_array(path), path)
     if joints.ndim == 3:
         return [Take(path.stem, {"": joints}, skeleton)]

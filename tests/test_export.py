@@ -306,3 +306,12 @@ def test_a_body_that_spins_turns_on_in_the_file(tmp_path):
     values = np.array([line.split() for line in lines[first + 1 :]], dtype=float)
     assert np.abs(np.diff(values[:, 3:], axis=0)).max() < 15
     assert abs(values[-1, 5] - values[0, 5]) == pytest.approx(720, abs=1)
+
+
+def test_a_bvh_file_comes_back_as_motion(tmp_path):
+    save_bvh(tmp_path / "walk.bvh", MOTIONS[0])
+    (take,) = load_takes(tmp_path / "walk.bvh")
+    (back,) = take.panels.values()
+    assert back.shape == MOTIONS[0].shape
+    place = MOTIONS[0][:, :1] - back[:, :1]
+    assert np.abs(back + place - MOTIONS[0]).max() < 0.01
