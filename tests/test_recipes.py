@@ -128,7 +128,7 @@ def test_what_would_fail_is_found_before(world, tmp_path):
     assert "both the reward and the evaluator" in problems(plan_of(world, evaluator=world / "retrieval"))
     assert "latent space asked for" in problems(plan_of(world, space="latent"))
     assert "no corpus at" in problems(plan_of(world, data={"kit": tmp_path / "no", "humanml3d": world / "humanml3d"}))
-    assert "config.json" in problems(plan_of(world, model=tmp_path)) or "no " in problems(plan_of(world, model=tmp_path))
+    assert "should hold one file of weights" in problems(plan_of(world, model=tmp_path))
     assert "HumanML3D (22 joints) offered to a network for KIT-ML" in problems(plan_of(world, evaluator=world / "kit-evaluator"))
     (tmp_path / "done").mkdir()
     (tmp_path / "done/report.json").write_text("{}")
@@ -212,5 +212,5 @@ def test_two_halves_of_real_motion_end_to_end(world, tmp_path):
     plan = plan_of(world, data=data)
     assert problems(plan) == ""
     values = run(plan, tmp_path / "run", progress=False).values
-    assert all("hand" in sentence for sentence in values["prompts"]["practised"])
+    assert set(values["prompts"]["practised"]) <= set(load_data(plan)["kit"].split("train").captions)
     assert values["target"]["after"]["n"] == 32 and (tmp_path / "run/report.html").exists()
