@@ -67,7 +67,7 @@ def toes_forward(features: np.ndarray, skeleton: Skeleton = HUMANML3D) -> float:
     return float((z[:, [toe - 1 for toe in toes]] - z[:, [ankle - 1 for ankle in ankles]]).mean())
 
 # %% ../nbs/26_guards.ipynb #d6bd3407
-PACE = (0.85, 3.2)  # Hz: where the median clip of a corpus of people lies
+PACE = (0.8, 3.2)  # Hz: where the median clip of a corpus of people lies
 
 
 def pace(features: np.ndarray, skeleton: Skeleton = HUMANML3D) -> float:

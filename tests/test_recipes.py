@@ -21,7 +21,7 @@ from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
 BANDAI = Path(__file__).parents[2] / "shared" / "data" / "bandai_h3d"
-CORPUS = load_corpus("procedural", num_clips=500, seed=5)
+CORPUS = load_corpus("procedural", num_clips=600, seed=5)
 HALF = set(CORPUS.actions[: len(CORPUS.actions) // 2])
 
 
@@ -89,7 +89,7 @@ def test_the_paper_s_settings_are_the_authors_public_ones():
 
 def test_both_data_sets_come_on_one_skeleton(world):
     data = load_data(plan_of(world))
-    assert {role: clips[0].features.shape[1] for role, clips in data.items()} == {"humanml3d": 263, "kit": 263}
+    assert {role: corpus[0].features.shape[1] for role, corpus in data.items()} == {"humanml3d": 263, "kit": 263}
     assert all(corpus.fps == 20 for corpus in data.values()) and "KIT-ML" in data["kit"].source
 
 
@@ -128,7 +128,7 @@ def test_what_would_fail_is_found_before(world, tmp_path):
     assert "both the reward and the evaluator" in problems(plan_of(world, evaluator=world / "retrieval"))
     assert "latent space asked for" in problems(plan_of(world, space="latent"))
     assert "no corpus at" in problems(plan_of(world, data={"kit": tmp_path / "no", "humanml3d": world / "humanml3d"}))
-    assert "config.json" in problems(plan_of(world, model=tmp_path)) or "no " in problems(plan_of(world, model=tmp_path))
+    assert "should hold one file of weights" in problems(plan_of(world, model=tmp_path))
     assert "HumanML3D (22 joints) offered to a network for KIT-ML" in problems(plan_of(world, evaluator=world / "kit-evaluator"))
     (tmp_path / "done").mkdir()
     (tmp_path / "done/report.json").write_text("{}")
@@ -212,5 +212,5 @@ def test_two_halves_of_real_motion_end_to_end(world, tmp_path):
     plan = plan_of(world, data=data)
     assert problems(plan) == ""
     values = run(plan, tmp_path / "run", progress=False).values
-    assert all("hand" in sentence for sentence in values["prompts"]["practised"])
+    assert set(values["prompts"]["practised"]) <= set(load_data(plan)["kit"].split("train").captions)
     assert values["target"]["after"]["n"] == 32 and (tmp_path / "run/report.html").exists()
