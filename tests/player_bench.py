@@ -58,7 +58,8 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1100, "height": 700})
             page.goto(path.as_uri())
             page.get_by_role("button", name="Pause").wait_for()
-            print(f"| {bodies} bodies | {path.stat().st_size / 1000:.0f} KB | {page.evaluate(COUNT):.0f} |")
+            size, rate = path.stat().st_size / 1000, page.evaluate(COUNT)
+            print(f"| {bodies} {'body' if bodies == 1 else 'bodies'} | {size:.0f} KB | {rate:.0f} |")
             page.close()
 
 
