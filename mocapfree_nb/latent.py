@@ -37,11 +37,16 @@ class PostNormBlock(nn.Module):
         if cross:
             self.multihead_attn, self.norm3 = SelfAttention(width, heads), nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, attended: Tensor, memory: Tensor | None = None) -> Tensor:
-        """`x` (batch, tokens, width), `attended` (batch, tokens) bool, `memory` (batch, others, width), seen in full."""
+    def forward(
+        self, x: Tensor, attended: Tensor, memory: Tensor | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        """`x` (batch, tokens, width), `attended` (batch, tokens) bool, `memory` (batch, others, width).
+
+        `seen` (batch, others) bool is False where nobody may look into the memory (None: it is seen in full).
+        """
         x, last = self.norm1(x + self.dropout(self.self_attn(x, attended))), self.norm2
         if memory is not None:
-            seen = attended.new_ones(memory.shape[:2])
+            seen = attended.new_ones(memory.shape[:2]) if seen is None else seen
             x, last = self.norm2(x + self.dropout(self.multihead_attn(x, seen, memory))), self.norm3
         return last(x + self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x))))))
 
