@@ -139,7 +139,7 @@ def examine(
         joints = features_to_joints(motion)
     generator = torch.Generator().manual_seed(seed)
     verified = check_motion(joints.cpu(), lengths.cpu(), questions.labels * repeats, judges.checks)
-    rows = min(32, len(embedding))  # of a batch of R-precision
+    rows = min(32, len(embedding), len(distractors) + 1 if distractors is not None else 32)  # of a batch of R-precision
     one, other = torch.combinations(torch.arange(repeats)).T  # of so few, every pair, and none with itself
     groups = embedding.view(repeats, -1, embedding.shape[1])
     found = metrics.r_precision(

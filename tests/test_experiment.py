@@ -201,3 +201,13 @@ def test_prompts_files_may_come_from_windows(tmp_path):
 def test_a_corpus_without_held_out_captions_is_named():
     with pytest.raises(UserError, match="held-out"):
         experiment.ask(Corpus((), CORPUS.mean, CORPUS.std), 5)
+
+
+def test_a_folder_with_a_handful_of_held_out_clips_will_do(base):
+    held_out = [clip for clip in CORPUS if clip.split == "test"]
+    others = [clip for clip in held_out if TARGET not in clip.actions][:4]
+    target = [clip for clip in held_out if clip.actions == (TARGET,)][:2]
+    names = {clip.name for clip in others + target}
+    small = CORPUS.subset(clip for clip in CORPUS if clip.split != "test" or clip.name in names)
+    report = quick(base, target=TARGET, corpus=small)
+    assert report.after["n"] > 0 and all(0 <= share <= 1 for share in report.after["r_precision"])
