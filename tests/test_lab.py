@@ -148,7 +148,7 @@ def test_a_lesson_runs_plays_and_still_plays_when_saved(name, run_all, browser, 
         page.keyboard.press("Enter")
         Hands(page, players).expect(players.locator(".mocapfree-title")).to_have_text("somebody jumps")
     if name == "05_viewer":
-        page.locator(".jp-OutputArea-output .js-plotly-plot").first.wait_for(state="attached")
+        page.locator(".jp-OutputArea-output.js-plotly-plot").first.wait_for(state="attached")
 
     saved, _ = HTMLExporter().from_filename(lab[0] / f"{name}.ipynb")
     (tmp_path / "saved.html").write_text(saved, encoding="utf-8")

@@ -172,14 +172,14 @@ class Player {
 
   // ---- the clock
 
-  play(on) {
+  play(on, tell = true) {
     if (!this.scene) { this.paused = !on; return; }
     this.autoplay = false;
     if (this.playing === on) return;
     if (on && this.frame >= this.length - 1) this.frame = 0;
     this.playing = on;
     this.playButton.textContent = on ? "Pause" : "Play";
-    this.changed({ playing: on, frame: this.whole() }, true);
+    if (tell) this.changed({ playing: on, frame: this.whole() }, true);
     this.wake();
   }
 
@@ -223,6 +223,14 @@ class Player {
   }
 
   whole() { return Math.floor(clamp(this.frame, 0, this.length - 1) + 1e-6); }
+
+  // Where somebody else with the same clock stands, Python or a second view; while playing, near is near enough.
+  follow(frame) {
+    if (!this.scene) { this.frame = frame; return; }
+    if (Math.abs(frame - this.whole()) <= (this.playing ? this.scene.fps / 4 : 0)) return;
+    this.frame = clamp(frame, 0, this.length - 1);
+    this.update();
+  }
 
   seek(frame) {
     if (!this.scene) { this.frame = frame; return; }
@@ -534,13 +542,17 @@ class Player {
   }
 }
 
-// anywidget: traits of Python on one side, the player on the other. Frames go to Python ten times a second.
+// anywidget: traits of Python on one side, the player on the other. Frames go to Python ten times a second, and the
+// model hears of them only then: Python echoes what it is sent, and an echo that differs from the model is a command.
 function render({ model, el }) {
-  let told = 0;
+  let told = 0, untold = {};
   const player = new Player(el.appendChild(make("div")), (values, now = false) => {
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
+    Object.assign(untold, values);
     if (!now && performance.now() - told < 100) return;
     told = performance.now();
+    const news = Object.entries(untold);
+    untold = {};
+    for (const [name, value] of news) model.set(name, value);
     model.save_changes();
   });
   for (const name of ["frame", "step", "speed"]) player[name] = model.get(name);
@@ -548,9 +560,9 @@ function render({ model, el }) {
   const load = () => player.load(model.get("scene"));
   const heard = {
     scene: load,
-    frame: () => { if (model.get("frame") !== player.whole()) { player.play(false); player.seek(model.get("frame")); } },
+    frame: () => player.follow(model.get("frame")),
     step: () => { if (model.get("step") !== Math.round(player.step)) player.seekStep(model.get("step")); },
-    playing: () => player.play(model.get("playing")),
+    playing: () => player.play(model.get("playing"), false),
     speed: () => { player.speed = player.speedChoice.value = model.get("speed"); },
   };
   for (const [name, listener] of Object.entries(heard)) model.on(`change:${name}`, listener);
