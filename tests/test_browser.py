@@ -11,6 +11,7 @@ from mocapfree_nb.report import players_html, report_html
 from mocapfree_nb.skeleton import HUMANML3D
 from mocapfree_nb.viewer import Chart, MotionPlayer, page_html
 
+pytestmark = pytest.mark.flaky(reruns=1)  # a browser on a machine that is busy with something else
 NASTY = "</script><img src=x onerror=document.title='caught'><script>document.title='caught'</script>"
 
 
