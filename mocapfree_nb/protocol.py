@@ -22,7 +22,7 @@ from .checkpoints import from_checkpoint, read_checkpoint, text_encoder_for
 from .datasets import Caption, DataFolder, Recording, read_recordings, read_statistics, read_text
 from .denoiser import Denoiser
 from .files import UserError, read_json, write_json
-from .guards import normalisation_kind
+from .guards import check_embedding_order, normalisation_kind
 from .judges import TMR, GuoEvaluator, GuoWords
 from .latent import LatentDenoiser
 from .mdm import MDM
@@ -305,7 +305,9 @@ class Evaluation:
         captions, lengths = [caption.text for caption in drawn.captions], torch.as_tensor(drawn.lengths)
         text = self.judge.text(captions)
         again = self.judge.real(draw_pass(self.samples, self.protocol, random))
-        rows = {"real motion": measure(text, self.judge.real(drawn), again, random, self.protocol.batch)}
+        real = self.judge.real(drawn)
+        check_embedding_order(text, real, lengths, batch_size=128)
+        rows = {"real motion": measure(text, real, again, random, self.protocol.batch)}
         if self.generator is None:
             return rows
         rows["model"] = measure(text, self.made(captions, lengths, random), again, random, self.protocol.batch)

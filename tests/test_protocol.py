@@ -156,6 +156,25 @@ def test_a_replication_equals_the_original_procedure_written_as_loops():
     assert found["matching_distance"][0] == pytest.approx(distance, rel=1e-5)
 
 
+def test_an_evaluator_that_sorts_by_length_is_refused():
+    captions = [f"caption {i}" for i in range(96)]
+    samples = [s for i in range(96) for s in samples_of(recording(60 + i, Caption(captions[i])), HUMANML3D)]
+    table = dict(zip(captions, torch.randn(96, 8, generator=torch.Generator().manual_seed(0)), strict=True))
+
+    class Sorting:
+        "A judge whose motions lie where their captions do, but come back longest first, as the original code gives them."
+
+        def text(self, asked):
+            return torch.stack([table[caption] for caption in asked])
+
+        def real(self, drawn):
+            longest_first = torch.as_tensor(drawn.lengths).argsort(descending=True)
+            return self.text([caption.text for caption in drawn.captions])[longest_first]
+
+    with pytest.raises(UserError, match="sorted by length"):
+        Evaluation(HUMANML3D, samples, Sorting())(0)
+
+
 def test_measure_equals_the_published_metrics():
     arrays = np.load(REFERENCE / "metrics.npz", allow_pickle=False)
     text, fake = torch.tensor(arrays["text"]), torch.tensor(arrays["fake"])
