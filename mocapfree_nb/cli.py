@@ -19,7 +19,7 @@ app = typer.Typer(
     help="""Teach a text-to-motion diffusion model a new action from sentences alone.
 
     Start with `mocapfree demo`: it adapts the shipped model to an action it never saw and writes a report.
-    Then try your own: `mocapfree adapt --prompt "a person bows deeply" --name bow`.
+    Then try your own: `mocapfree adapt --prompt "a person salutes with the right hand" --name salute`.
     """,
 )
 
@@ -152,7 +152,7 @@ def adapt(
     """Adapt a model to prompts, or to an action left out of its training, by reinforcement learning from text.
 
     Leave-one-out:   mocapfree adapt --leave-out raise-both-arms
-    Your own words:  mocapfree adapt --prompt "a person bows deeply" --prompt "someone takes a bow" --name bow
+    Your own words:  mocapfree adapt --prompt "a person salutes" --prompt "someone gives a salute" --name salute
     Your own data:   mocapfree adapt --corpus DATA --leave-out LABEL --model BASE --retrieval R --evaluator E
     Cross-dataset:   mocapfree adapt --corpus NEW --source OLD --model BASE --retrieval R --evaluator E
     """

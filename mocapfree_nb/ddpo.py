@@ -615,7 +615,7 @@ class TrainingView:
         self.player = MotionPlayer({"before": self.before}, title=prompt)
 
     def sample(self) -> Tensor:
-        """Joints (length + 1, joints, 3) of the prompt under the weights as they are."""
+        """Joints (length, joints, 3) of the prompt under the weights as they are."""
         return features_to_joints(self.policy.generate([self.prompt], [self.length], seed=self.seed))[0]
 
     def __call__(self, record: dict) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import mocapfree_nb
 from . import metrics
 from .checkpoints import load_network, text_encoder_for
 from .corpus import Clip, Corpus, load_corpus
@@ -38,7 +39,7 @@ from .text import default_text_encoder
 from .unet import MotionUNet
 from .verify import CHECKS, verify
 
-WEIGHTS = Path(__file__).parent / "weights" if "__file__" in globals() else Path("../mocapfree_nb/weights")
+WEIGHTS = Path(mocapfree_nb.__file__).parent / "weights"
 LEFT_OUT = "raise-both-arms"
 
 # %% ../nbs/14_experiment.ipynb #ad25c45c
