@@ -19,7 +19,7 @@ import torch
 from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, collect, update
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
-from mocapfree_nb.experiment import load_denoiser
+from mocapfree_nb.experiment import load_denoiser, load_policy
 from mocapfree_nb.export import ENDINGS, export_motion, fit_pose
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
@@ -115,7 +115,7 @@ def _measure_round(denoiser: Denoiser | str, batch: int, frames: int, turns: int
     )
 
     def trainer(frames: int) -> DDPOTrainer:
-        policy = DiffusionPolicy(denoiser, steps=10)
+        policy = load_policy(denoiser, steps=10)  # with the text encoder that this network reads
         return DDPOTrainer(policy, lambda motion, *_: motion[:, 0, 0], ["a person waves"], torch.tensor([frames]), config)
 
     def play(run: DDPOTrainer):

@@ -115,6 +115,8 @@ def demo(
     base, full = shipped_models(model)
     usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
     folder = Path("runs") / name if name else next_run("runs", usual)
+    if (folder / "report.json").exists():
+        raise UserError(f"{folder} is finished: see {folder / 'report.html'}; choose another --name for a new run")
     print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
     _announce(adapt(model=base, full_model=full, config=DDPOConfig(seed=seed), folder=folder), folder)
 
@@ -167,6 +169,11 @@ def adapt(
     config = DDPOConfig(seed=seed)
     given = {"model": model, "retrieval": retrieval, "evaluator": evaluator}
     shipped = corpus == "procedural" and source is None
+    if shipped and model is None and (leave_out_words or leave_out not in (None, experiment.LEFT_OUT)):
+        raise UserError(
+            f"the shipped model lacks {experiment.LEFT_OUT} only, not {leave_out or ', '.join(leave_out_words)}: train one that "
+            "does (mocapfree pretrain --leave-out LABEL --out FOLDER) and give it as --model"
+        )
     if not shipped and None in given.values():
         missing = ", ".join(f"--{key}" for key, value in given.items() if value is None)
         raise UserError(f"the shipped networks know only the built-in corpus: give {missing} (see mocapfree pretrain)")

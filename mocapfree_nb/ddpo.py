@@ -36,7 +36,8 @@ def group_advantages(
 
     `rewards` is (batch,) or (batch, steps): with steps, each column is normalised for itself. `per="prompt"`
     compares a motion with the others of its own prompt (or whatever names its group), `per="batch"` with all. A
-    group without any spread gets advantage 0. Raises `ValueError` if rewards and prompts do not match.
+    group without any spread gets advantage 0, a reward that is not finite NaN.
+    Raises `ValueError` if rewards and prompts do not match.
     """
     if len(rewards) != len(prompts):
         raise ValueError(f"{len(rewards)} rewards for {len(prompts)} prompts")
@@ -46,11 +47,13 @@ def group_advantages(
     group = torch.tensor([index.get(p, 0) for p in prompts], device=rewards.device)
     members = nn.functional.one_hot(group).to(rewards.dtype)  # (batch, groups)
     count = members.sum(0).unsqueeze(-1)
-    table = rewards.reshape(len(rewards), -1)
+    given = rewards.reshape(len(rewards), -1)
+    table = given.nan_to_num(0, 0, 0)  # else one NaN would spoil, and be blamed on, every group
     centred = table - (members.T @ table / count)[group]
     deviation = (members.T @ centred.square() / count).sqrt()[group]
     # Rounding leaves a tiny spread in a group of equal rewards; below eps it is not a signal.
     advantages = torch.where(deviation <= eps, torch.zeros_like(centred), centred / (deviation + eps))
+    advantages = advantages.masked_fill(~given.isfinite(), torch.nan)
     return advantages.reshape(rewards.shape)
 
 # %% ../nbs/11_ddpo.ipynb #8e8368cd
@@ -471,7 +474,7 @@ class DDPOState:
         self.optimizer = torch.optim.AdamW(
             self.parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
-        self.tracker = PromptTracker(min_count=config.motions_per_prompt)
+        self.tracker = PromptTracker(max(16, config.motions_per_prompt), config.motions_per_prompt)
         self.weights = timestep_weights(policy) if config.weigh_timesteps else torch.ones(policy.steps)
         self.log: list[dict] = []
         self.best_score, self.best = judge(policy)["score"] if judge else -math.inf, None

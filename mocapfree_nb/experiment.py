@@ -35,6 +35,7 @@ from .policy import DiffusionPolicy
 from .pretrain import PretrainConfig, pretrain
 from .protocol import find_words
 from .retrieval import RetrievalModel, RetrievalReward, train_retrieval
+from .skeleton import HUMANML3D, KIT_ML
 from .text import default_text_encoder
 from .unet import MotionUNet
 from .verify import CHECKS, verify
@@ -86,7 +87,7 @@ def check_motion(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks:
     result = torch.full((len(labels),), torch.nan)
     for label in set(labels):
         check = checks.get(label, label)
-        known = callable(check) or all(part in CHECKS for part in check.split("+"))
+        known = callable(check) or label in checks or all(part in CHECKS for part in check.split("+"))
         if known:
             rows = torch.tensor([other == label for other in labels])
             result[rows] = verify(joints[rows], check, lengths[rows]).float()
@@ -110,9 +111,11 @@ class Judges:
     @torch.inference_mode()
     def embed(self, clips: Sequence[Clip]) -> Tensor:
         """Evaluator embeddings of real clips, (clips, width)."""
-        motion, lengths = _pad(clips)
-        device = next(self.evaluator.parameters()).device
-        return self.evaluator.encode_motion(motion.to(device), lengths.to(device))
+        device, rows = next(self.evaluator.parameters()).device, []
+        for first in range(0, len(clips), 256):  # a published corpus at once would not fit
+            motion, lengths = _pad(clips[first : first + 256])
+            rows.append(self.evaluator.encode_motion(motion.to(device), lengths.to(device)))
+        return torch.cat(rows)
 
 # %% ../nbs/14_experiment.ipynb #c6f84749
 def examine(
@@ -148,7 +151,7 @@ def examine(
     )
     return {
         "r_precision": [float(share) for share in found],
-        "fid": None if reference is None else float(metrics.frechet_distance(reference, embedding)),
+        "fid": None if reference is None or len(reference) < 2 else float(metrics.frechet_distance(reference, embedding)),
         "matching_distance": float(metrics.matching_distance(text, embedding, rows)),
         "diversity": float(metrics.diversity(embedding, min(300, len(embedding) // 2), generator)),
         "multimodality": float((groups[one] - groups[other]).norm(dim=-1).mean()),
@@ -167,6 +170,7 @@ class Task:
     """
 
     practice: list[str]
+    practice_labels: list[str]  # what a motion for each of them is checked by
     anchors: Questions
     target: Questions
     original: Questions
@@ -214,7 +218,9 @@ def make_task(
         lengths = anchor_questions.lengths.repeat(questions)[: len(turns)]
         asked = Questions(turns, lengths, [target or "free"] * len(turns))
     test = original.split("test")
-    return Task(practice, anchor_questions, asked, ask(test, 4 * questions, seed), clips, list(test))
+    label = {caption: "+".join(clip.actions) for clip in clips for caption in clip.captions}
+    labels = [label.get(prompt, target or "free") for prompt in practice]
+    return Task(practice, labels, anchor_questions, asked, ask(test, 4 * questions, seed), clips, list(test))
 
 
 def _captions(clips: Iterable[Clip]) -> list[str]:
@@ -244,7 +250,7 @@ class GeometryJudge:
         drawn = kept.lengths[torch.randint(len(kept), (count,), generator=generator)]
         self.prompts = [task.practice[i] for i in rows] + kept.prompts[:others]
         self.lengths = torch.cat([drawn, kept.lengths[:others]])
-        self.labels = task.target.labels[:1] * count + kept.labels[:others]
+        self.labels = [task.practice_labels[i] for i in rows] + kept.labels[:others]
         self.checks, self.count, self.seed = checks, count, seed
         self.others_before = self._look(policy)[1]
 
@@ -316,10 +322,10 @@ class Report:
         from mocapfree_nb.export import save_motions
 
         folder = Path(folder)
-        write_json(folder / "report.json", self.values)
         save_motions(folder / "motions.npz", self.motions)
         with write_atomically(folder / "report.html") as temporary:
             temporary.write_text(self.to_html(), encoding="utf-8")
+        write_json(folder / "report.json", self.values)  # last: where it is, a run counts as finished
         return folder / "report.html"
 
 # %% ../nbs/14_experiment.ipynb #4af1cc8f
@@ -417,6 +423,15 @@ def load_policy(
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
 
 # %% ../nbs/14_experiment.ipynb #682cf8f8
+def _keep_settings(path: Path, settings: Mapping) -> None:
+    """Write a run's settings; raise `UserError` where a run with others was begun (how long, and where, may differ)."""
+    kept = read_json(path) if path.exists() else settings
+    changed = [k for k in settings if k not in ("rollouts", "device") and kept.get(k) != json.loads(json.dumps(settings[k]))]
+    if changed:
+        raise UserError(f"{path.parent} holds a run with other settings ({', '.join(changed)}); choose another folder")
+    write_json(path, settings)
+
+
 def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log: list[dict], seconds: float) -> dict:
     """What `report.json` holds: the rows of `looks` (before, after, perhaps full_data) and how they came about."""
     values = {
@@ -476,14 +491,15 @@ def adapt(
     if full_model:
         looks["full_data"] = examination(load_policy(full_model, **walk))
     judge = None if looks["before"]["target"]["verified"] is None else GeometryJudge(policy, task, checks)
-    reward = RetrievalReward(judges.reward.model, distractors=task.anchors.prompts) if margin else judges.reward
-    lengths, anchors = task.anchors.lengths, task.anchors.prompts
-    trainer = DDPOTrainer(policy, reward, task.practice, lengths, config, anchors, judge, folder)
+    read = judges.reward.text_encoder
+    reward = RetrievalReward(judges.reward.model, read, task.anchors.prompts) if margin else judges.reward
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin}
     settings |= {"architecture": type(policy.denoiser).__name__, **walk, **asdict(config)}
     if folder:
-        write_json(Path(folder) / "config.json", settings)
+        _keep_settings(Path(folder) / "config.json", settings)
+    lengths, anchors = task.anchors.lengths, task.anchors.prompts
+    trainer = DDPOTrainer(policy, reward, task.practice, lengths, config, anchors, judge, folder)
     log, looks["after"] = trainer.run(on_rollout, progress), examination(policy)
     seconds = time.perf_counter() - started
     report = Report(report_values(looks, task, settings, log, seconds), pick_motions(task, looks))
@@ -555,7 +571,9 @@ def ablate(
     if unknown:
         raise UserError(f"unknown variant {unknown[0]!r}; the variants are {', '.join(ABLATIONS)}")
     corpus = corpus or load_corpus()
-    rows = read_json(out)["runs"] if Path(out).exists() else []
+    rows = read_json(out).get("runs") if Path(out).exists() else []
+    if not isinstance(rows, list):
+        raise UserError(f"{out} holds no rows of an ablation; choose another file")
     for seed in seeds:
         for name in names:
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
@@ -631,9 +649,9 @@ def train(
         corpus = corpus.leave_out_words(leave_out_words)
     given = {"steps": steps} if steps else {}
     if network == "retrieval":
-        model, _ = train_retrieval(corpus, seed=seed, device=device, **given)
+        model, _ = train_retrieval(corpus, seed=seed, device=device, folder=out, **given)
     elif network == "evaluator":
-        model, _ = train_evaluator(corpus, seed=seed, device=device, **given)
+        model, _ = train_evaluator(corpus, seed=seed, device=device, folder=out, **given)
     else:
         torch.manual_seed(seed)
         kind, size, settings = SHIPPED[network]
@@ -644,8 +662,8 @@ def train(
             model = pretrain_latent(denoiser, clips, config, replace(VAE_TRAINING, seed=seed), checkpoint=checkpoint)
         else:
             model = pretrain(denoiser, clips, config, checkpoint=checkpoint)
-        checkpoint.unlink(missing_ok=True)
     model.half().save_pretrained(out)
+    (Path(out) / "checkpoint.pt").unlink(missing_ok=True)  # not before the model is safe
 
 # %% ../nbs/14_experiment.ipynb #7d1febcb
 def evaluate(
@@ -686,7 +704,7 @@ def generate(
     solver: str = "ddim",
     eta: float | None = None,
 ) -> Path:
-    """Generate one motion a prompt; write joints (motions, frames, 22, 3) as .npy, or a page that plays them (.html).
+    """Generate one motion a prompt; write joints (motions, frames, joints, 3) as .npy, or a page that plays them (.html).
 
     Raises `UserError` for another ending or an empty prompt.
     """
@@ -696,8 +714,13 @@ def generate(
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("an empty prompt says nothing to generate")
     policy = load_policy(model, steps, guidance_scale, device, solver, eta)
-    lengths = torch.full((len(prompts),), max(2, round(seconds * 20)))
-    joints = features_to_joints(policy.generate(prompts, lengths, seed=seed)).cpu().numpy()
+    skeleton = KIT_ML if policy.denoiser.num_features == KIT_ML.num_features else HUMANML3D
+    lengths = torch.full((len(prompts),), max(2, round(seconds * skeleton.fps)))
+    try:
+        motion = policy.generate(prompts, lengths, seed=seed)
+    except ValueError as error:  # longer than the model can count, say
+        raise UserError(f"{model}: {error}") from error
+    joints = features_to_joints(motion, skeleton).cpu().numpy()
     with write_atomically(out) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as file:
@@ -705,5 +728,5 @@ def generate(
         else:
             from mocapfree_nb.report import players_html
 
-            temporary.write_text(players_html(dict(zip(prompts, joints, strict=False))), encoding="utf-8")
+            temporary.write_text(players_html(prompts, joints, skeleton), encoding="utf-8")
     return out

@@ -105,9 +105,20 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
     """
 
     def save_pretrained(self, save_directory: str | os.PathLike, *, config: dict | None = None, **options):
-        """As the mixin's, with the name of the class as "architecture" in `config.json`."""
+        """Write weights and then `config.json`, with the name of the class as "architecture", each whole or not at all.
+
+        The mixin, whose `push_to_hub` calls this, deletes the old `config.json` first: a full disk would lose the model.
+        """
+        self._save_pretrained(Path(save_directory))
         config = {"architecture": type(self).__name__} | (config or self._hub_mixin_config or {})
-        return super().save_pretrained(save_directory, config=config, **options)
+        write_json(Path(save_directory) / "config.json", config)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", architecture: str | None = None, **options):
+        """Of a folder, `from_folder`; the mixin alone would pass weights over that are missing or of another name."""
+        if Path(model_id).is_dir():
+            return cls.from_folder(model_id, map_location)
+        return super()._from_pretrained(model_id=model_id, map_location=map_location, **options | {"strict": True})
 
     def _save_pretrained(self, save_directory: Path) -> None:
         with write_atomically(Path(save_directory) / "model.safetensors") as temporary:

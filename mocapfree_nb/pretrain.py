@@ -9,6 +9,7 @@ __all__ = ['masked_mean_square', 'diffusion_loss', 'ExponentialMovingAverage', '
 # %% ../nbs/09_pretrain.ipynb #ea77c283
 import contextlib
 import copy
+import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -172,7 +173,8 @@ def pretrain(
     network.train().requires_grad_(True)
     with torch.random.fork_rng(devices=[]), tqdm(total=config.steps, desc="pretrain", disable=not progress) as bar:
         torch.manual_seed(config.seed)  # dropout draws from torch's own generator
-        first = _resume(checkpoint, config, denoiser, average, optimizer, generator)
+        run = asdict(config) | {"clips": _fingerprint(corpus)}
+        first = _resume(checkpoint, run, denoiser, average, optimizer, generator)
         bar.update(first)
         for step in range(first, config.steps):
             with _attention(device), torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -195,14 +197,20 @@ def pretrain(
             if on_step:
                 on_step(step, loss.item())
             if checkpoint and (step + 1) % checkpoint_every == 0:
-                _save(checkpoint, step + 1, config, denoiser, average, optimizer, generator)
+                _save(checkpoint, step + 1, run, denoiser, average, optimizer, generator)
     return average.model
 
 # %% ../nbs/09_pretrain.ipynb #225ee74d
-def _save(path, step, config, denoiser, average, optimizer, generator) -> None:
+def _fingerprint(corpus: Corpus) -> str:
+    """Tells one choice of clips from another: a run must not go on without the action it was begun with."""
+    clips = "\n".join(f"{clip.name} {len(clip)}" for clip in corpus)
+    return hashlib.sha256(clips.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _save(path, step, run, denoiser, average, optimizer, generator) -> None:
     state = {
         "step": step,
-        "config": asdict(config),
+        "run": run,
         "denoiser": denoiser.state_dict(),
         "average": average.model.state_dict(),
         "updates": average.updates,
@@ -213,13 +221,13 @@ def _save(path, step, config, denoiser, average, optimizer, generator) -> None:
     save_state(path, state)
 
 
-def _resume(path, config, denoiser, average, optimizer, generator) -> int:
+def _resume(path, run, denoiser, average, optimizer, generator) -> int:
     if path is None or not Path(path).exists():
         return 0
     try:
         state = torch.load(path, weights_only=True, map_location=next(denoiser.parameters()).device)
-        if state["config"] != asdict(config):
-            raise UserError(f"{path} belongs to a run with other settings; remove it or give another name")
+        if state.get("run") != run:
+            raise UserError(f"{path} belongs to a run with other settings or clips; remove it or give another name")
         denoiser.load_state_dict(state["denoiser"])
         average.model.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from .skeleton import HUMANML3D, Skeleton
 from .viewer import film_strips, page_html, player_code, player_html, player_scene
 
 __all__ = ["report_html", "players_html", "comparison_rows", "comparison_text", "comparison_html"]
@@ -302,10 +303,12 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     return page_html(title, "\n".join(body), STYLE)
 
 
-def players_html(motions: Mapping[str, np.ndarray], title: str = "Generated motions") -> str:
-    """A page that plays motions, prompt -> joints (frames, joints, 3), each in a player of its own."""
+def players_html(prompts: Sequence[str], motions: Sequence[np.ndarray], skeleton: Skeleton = HUMANML3D) -> str:
+    """A page that plays the motion, joints (frames, joints, 3), of each prompt in a player of its own."""
+    title = "Generated motions"
     players = [
-        f"<h3>“{_escape(prompt)}”</h3>{player_html(player_scene(joints), code=False)}" for prompt, joints in motions.items()
+        f"<h3>“{_escape(prompt)}”</h3>{player_html(player_scene(joints, skeleton), code=False)}"
+        for prompt, joints in zip(prompts, motions, strict=True)
     ]
     return page_html(title, f"<h1>{_escape(title)}</h1>{''.join(players)}{player_code()}", STYLE)
 

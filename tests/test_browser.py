@@ -238,7 +238,7 @@ def test_less_motion_is_respected(open_page, clips):
 
 
 def test_a_page_of_many_players_minds_each_and_rests_what_is_not_seen(open_page, clips):
-    page = open_page(players_html({name: clips[name] for name in sorted(clips)[:12]}))
+    page = open_page(players_html(names := sorted(clips)[:12], [clips[name] for name in names]))
     players = page.locator(".mocapfree-player")
     assert players.count() == 12
     first, last = Hands(page, players.first), players.last

@@ -205,6 +205,20 @@ def test_a_reward_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoi
     assert 1 <= len(kept.log) < 4 and all(torch.isfinite(p).all() for p in kept.parameters)
 
 
+def test_a_reward_that_is_no_number_spoils_its_own_advantage_only():
+    rewards = torch.tensor([1.0, 3.0, float("nan"), 2.0, 5.0, float("inf")])
+    advantages = ddpo.group_advantages(rewards, ["a", "a", "b", "b", "c", "c"])
+    assert advantages[:2].tolist() == pytest.approx([-1, 1])
+    assert advantages.isnan().nonzero()[:, 0].tolist() == [2, 5]
+
+
+def test_the_tracker_remembers_all_motions_of_a_prompt():
+    trainer = make_trainer(dataclasses.replace(CONFIG, motions_per_prompt=32))
+    rewards = torch.cat([torch.randn(32), 5 + torch.randn(32)])
+    advantages = trainer.tracker.update(rewards, ["low"] * 32 + ["high"] * 32)
+    assert advantages[:32].mean().abs() < 1e-5 and advantages[32:].mean().abs() < 1e-5
+
+
 def test_other_settings_do_not_continue_a_run(tmp_path):
     make_trainer(folder=tmp_path).round()
     with pytest.raises(UserError, match="other settings.*learning_rate"):

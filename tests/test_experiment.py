@@ -107,6 +107,67 @@ def test_gap_closed_is_a_share_of_the_way_to_the_model_that_saw_the_action():
     assert experiment.gap_closed(values) is None
 
 
+def test_a_misspelt_check_is_named_and_does_not_pass_for_none():
+    with pytest.raises(UserError, match="jmup"):
+        experiment.check_motion(torch.zeros(1, 20, 22, 3), torch.tensor([20]), ["sway"], {"sway": "jmup"})
+
+
+def test_a_practice_prompt_is_judged_by_the_label_of_its_own_caption():
+    task = experiment.make_task(CORPUS, leave_out_words=["waves"])
+    label = {caption: "+".join(clip.actions) for clip in task.target_clips for caption in clip.captions}
+    assert task.practice_labels == [label[prompt] for prompt in task.practice] and len(set(task.practice_labels)) > 1
+
+    class Still:
+        def generate(self, prompts, lengths, seed):
+            self.prompts = prompts
+            return torch.zeros(len(prompts), int(max(lengths)), 263)
+
+    judge = experiment.GeometryJudge(Still(), task, count=20, others=4)
+    assert judge.labels[:20] == [label[prompt] for prompt in judge.prompts[:20]]
+
+
+def test_one_real_clip_gives_no_fid_and_a_corpus_is_embedded_in_parts(base):
+    judges = experiment.load_judges(experiment.WEIGHTS / "retrieval", experiment.WEIGHTS / "evaluator")
+    clips = list(CORPUS)[:300]
+    rows = judges.embed(clips)
+    assert len(rows) == 300 and torch.allclose(rows[290:], judges.embed(clips[290:]), atol=1e-4)
+    questions = experiment.ask(clips[:8], 4)
+    assert experiment.examine(experiment.load_policy(base, 3), questions, judges, rows[:1], repeats=2)[0]["fid"] is None
+
+
+def test_a_run_goes_on_only_with_its_own_settings(base, tmp_path):
+    quick(base, target=TARGET, folder=tmp_path)
+    (tmp_path / "report.json").unlink()
+    for change in ({"steps": 4}, {"guidance_scale": 1.5}, {"solver": "ddpm"}, {"model": experiment.WEIGHTS / "denoiser"}):
+        with pytest.raises(UserError, match="other settings.*" + next(iter(change)).split("_")[0]):
+            quick(base, target=TARGET, folder=tmp_path, **change)
+    quick(base, target=TARGET, folder=tmp_path)
+    assert (tmp_path / "report.json").exists()
+
+
+def test_a_report_that_could_not_be_written_whole_does_not_count_as_finished(base, tmp_path, monkeypatch):
+    report = quick(base, target=TARGET)
+    monkeypatch.setattr(experiment.Report, "to_html", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.save(tmp_path)
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_the_checkpoint_outlives_a_model_that_could_not_be_saved(tmp_path, monkeypatch):
+    small = (MotionDenoiser, {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}, {"batch_size": 4})
+    monkeypatch.setitem(experiment.SHIPPED, "denoiser", small)
+
+    def full_disk(*_):
+        raise UserError("no space left")
+
+    monkeypatch.setattr(MotionDenoiser, "save_pretrained", full_disk)
+    (tmp_path / "checkpoint.pt").touch()
+    monkeypatch.setattr(experiment, "pretrain", lambda denoiser, *_, **__: denoiser)
+    with pytest.raises(UserError, match="no space"):
+        experiment.train("denoiser", tmp_path, CORPUS, steps=1)
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
 def test_next_run_overwrites_no_report(tmp_path):
     assert experiment.next_run(tmp_path, "demo") == tmp_path / "demo"
     (tmp_path / "demo").mkdir()
@@ -153,6 +214,10 @@ MISTAKES = {
     "training without noise": (["adapt", "--prompt", "bows", "--solver", "dpmsolver++2m"], "no density to train"),
     "eta 0 for training": (["adapt", "--prompt", "bows", "--eta", "0"], "no density to train"),
     "an unknown architecture": (["demo", "--model", "gan"], "transformer, unet, latent"),
+    "a model that knows the action": (["adapt", "--leave-out", "kick-left"], "--model"),
+    "longer than the model counts": (
+        ["generate", "walks", "--model", experiment.WEIGHTS / "latent-leave-one-out", "--seconds", "30"], "positions",
+    ),
     "a run that is none": (["compare", "nowhere"], "nowhere"),
     "an unknown variant": (["ablation", "--out", "a.json", "--variant", "magic"], "magic"),
 }
@@ -180,6 +245,29 @@ def test_generate_writes_joints_and_a_page(base, capsys, monkeypatch, tmp_path):
     assert joints.shape == (2, 20, 22, 3) and np.isfinite(joints).all()
     assert command(capsys, monkeypatch, "generate", "<b>walks</b>", "--out", "one.html", *common)[0] == 0
     assert "<b>walks</b>" not in (tmp_path / "one.html").read_text()
+    assert command(capsys, monkeypatch, "generate", "waves", "waves", "--out", "same.html", *common)[0] == 0
+    assert (tmp_path / "same.html").read_text().count("“waves”") == 2
+
+
+def test_generate_knows_the_skeleton_of_the_model(tmp_path):
+    MotionDenoiser(num_features=251, width=16, layers=1, heads=2, feedforward=16).save_pretrained(tmp_path / "kit")
+    out = experiment.generate(["walks"], tmp_path / "walk.npy", tmp_path / "kit", seconds=2, steps=3)
+    assert np.load(out, allow_pickle=False).shape == (1, 25, 21, 3)
+    assert experiment.generate(["walks"], tmp_path / "walk.html", tmp_path / "kit", seconds=2, steps=3).exists()
+
+
+def test_a_finished_demo_is_not_run_over(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "report.json").write_text("{}")
+    status, _, complaint = command(capsys, monkeypatch, "demo", "--name", "mine")
+    assert status == 1 and "is finished" in complaint
+
+
+def test_an_ablation_is_not_written_over_another_file(tmp_path):
+    (tmp_path / "mine.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match="no rows"):
+        experiment.ablate(tmp_path / "mine.json", corpus=CORPUS)
 
 
 def test_a_run_is_not_started_over_another(base, capsys, monkeypatch, tmp_path):

@@ -5,9 +5,11 @@ import errno
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError, load_array, read_json, save_state, write_atomically
+from mocapfree_nb.retrieval import RetrievalModel
 
 SIZE = {"width": 32, "layers": 1, "heads": 2, "feedforward": 32}
 
@@ -49,6 +51,30 @@ def test_pickled_objects_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="safetensors"):
         MotionDenoiser.from_folder(tmp_path)
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch):
+    model = MotionDenoiser(**SIZE)
+    model.save_pretrained(tmp_path)
+
+    monkeypatch.setattr("mocapfree_nb.files.save_file", full_disk)
+    with pytest.raises(UserError, match="No space left.*untouched"):
+        MotionDenoiser(**SIZE).save_pretrained(tmp_path)
+    again = MotionDenoiser.from_folder(tmp_path)
+    assert torch.equal(again.frames_in.weight, model.frames_in.weight)
+
+
+def test_from_pretrained_refuses_weights_that_do_not_fit(tmp_path):
+    model = MotionDenoiser(**SIZE)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(MotionDenoiser.from_pretrained(str(tmp_path)).frames_in.weight, model.frames_in.weight)
+    with pytest.raises(UserError, match="holds a MotionDenoiser"):
+        RetrievalModel.from_pretrained(str(tmp_path))
+    state = model.state_dict()
+    del state["frames_out.weight"]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="frames_out.weight"):
+        MotionDenoiser.from_pretrained(str(tmp_path))
 
 
 def test_a_model_comes_back_as_it_was_saved_and_another_shape_is_refused(tmp_path):

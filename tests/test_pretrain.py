@@ -86,6 +86,8 @@ def test_an_empty_corpus_and_a_foreign_checkpoint_are_named(tmp_path):
     pretrain(tiny(), CORPUS, CONFIG, checkpoint=checkpoint, checkpoint_every=3, progress=False)
     with pytest.raises(UserError, match="other settings"):
         pretrain(tiny(), CORPUS, PretrainConfig(steps=9), checkpoint=checkpoint, progress=False)
+    with pytest.raises(UserError, match="other settings or clips"):
+        pretrain(tiny(), CORPUS.subset(list(CORPUS)[1:]), CONFIG, checkpoint=checkpoint, progress=False)
     checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match="cannot resume"):
         pretrain(tiny(), CORPUS, CONFIG, checkpoint=checkpoint, progress=False)

@@ -81,7 +81,7 @@ def test_nothing_from_outside_and_nothing_from_data_runs():
         target={"name": NASTY, "before": row(), "after": row()}, curves=[{"rollout": 1, NASTY: 1.0}],
     )
     shown = {"target": [{"prompt": NASTY, "before": JOINTS, "after": JOINTS}]}
-    for text in (report_html(bad, shown), players_html({NASTY: JOINTS}, title=NASTY)):
+    for text in (report_html(bad, shown), players_html([NASTY], [JOINTS])):
         page = Page(text)
         images = [value for tag, name, value in page.attributes if tag == "img" and name == "src"]
         assert all(value.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,")) for value in images)
