@@ -245,8 +245,9 @@ def film_strips(
         axes.set(xlim=(-0.5 * spacing, (poses - 0.5) * spacing), ylim=(low, high))
     top_line = {"y": 1 - 0.05 / height, "va": "top", "parse_math": False}
     figure.text(0.008, s=title, fontsize=12, color="#111827", **top_line)
-    figure.text(0.945, s="left", fontsize=9, weight="bold", color=COLOURS["left"], ha="right", **top_line)
-    figure.text(0.992, s="right", fontsize=9, weight="bold", color=COLOURS["right"], ha="right", **top_line)
+    for name, inches in (("left", 0.42), ("right", 0)):
+        place = 0.992 - inches / figure.get_figwidth()
+        figure.text(place, s=name, fontsize=9, weight="bold", color=COLOURS[name], ha="right", **top_line)
     return figure
 
 # %% ../nbs/05_viewer.ipynb #2175be8f
