@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mocapfree_nb import datasets
 from mocapfree_nb.capture import find_body_model, find_joints, read_amass, read_bvh
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.features import joints_to_features, retarget
@@ -279,6 +280,29 @@ def test_a_folder_of_amass_archives(tmp_path, monkeypatch):
     monkeypatch.setenv("MOCAPFREE_BODY_MODELS", str(tmp_path / "bodies"))
     with pytest.warns(UserWarning):
         assert len(load_corpus(data)) == 2
+
+
+def test_a_pack_made_without_body_models_does_not_outlive_their_arrival(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "PACK_FROM", 2)
+    monkeypatch.setenv("MOCAPFREE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MOCAPFREE_BODY_MODELS", raising=False)
+    for name, gender in (("a", "female"), ("b", "male")):
+        amass(tmp_path / f"AMASS/{name}.npz", gender=np.array(gender))
+    write(tmp_path / "AMASS/captions.csv", "name,caption\na,she moves\nb,he moves\n")
+
+    def read() -> tuple[list[str], list[str]]:
+        data = datasets.DataFolder(tmp_path / "AMASS")
+        recordings, faults = datasets.read_recordings(data)
+        assert datasets.pack_path(data).exists() == bool(recordings)
+        return [recording.name for recording in recordings], [name for name, _ in faults]
+
+    assert read() == ([], ["a", "b"])
+    monkeypatch.setenv("MOCAPFREE_BODY_MODELS", str(tmp_path / "bodies"))
+    assert read() == ([], ["a", "b"])
+    body_model(tmp_path / "bodies/female/model.npz")
+    assert read() == (["a"], ["b"])
+    body_model(tmp_path / "bodies/male/model.npz")
+    assert read() == read() == (["a", "b"], [])
 
 
 def test_pickled_body_models_are_never_loaded(tmp_path):
