@@ -516,6 +516,8 @@ def _read_portion(
 
                 joints = motion if motion.ndim == 3 else features_to_joints(motion, data.skeleton).numpy()
                 motion = convert_skeleton(joints, data.skeleton, skeleton)
+            if motion.ndim == 3 and len(motion) < 2:  # features are steps from one frame to the next
+                raise UserError(f"too short: at least 2 frames at {skeleton.fps:g} a second are needed")
             motions[name] = motion
             faults += [(name, flaw) for flaw in flaws]
         except UserError as error:

@@ -176,10 +176,12 @@ def test_a_folder_of_bvh_files_with_a_table_of_captions(tmp_path):
     for i in range(4):
         write(tmp_path / f"walks/{i}.bvh", bvh(frames=120, seed=i))
     write(tmp_path / "broken.bvh", "HIERARCHY")
+    write(tmp_path / "short.bvh", bvh(frames=4, seconds=1 / 120))
     rows = ["Name,Caption,action,split,start,end", "walks/0.bvh,a person walks,walk,train,,", "walks\\1,she walks,walk,test,,"]
     rows += ["walks/2,he sways,walk+sway,train,,", "walks/2,he begins,,,0,1", "walks/3,,walk,train,,", "broken,x,walk,train,,"]
+    rows += ["short,x,walk,train,,"]
     (tmp_path / "captions.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
-    with pytest.warns(UserWarning, match="2 skipped"):
+    with pytest.warns(UserWarning, match="3 skipped"):
         corpus = load_corpus(tmp_path)
     assert "BVH folder" in repr(corpus) and corpus.actions == ["sway", "walk"]
     assert [(clip.name, len(clip), clip.split) for clip in corpus] == [
@@ -190,6 +192,7 @@ def test_a_folder_of_bvh_files_with_a_table_of_captions(tmp_path):
     ]
     skipped = dict(corpus.skipped)
     assert "empty caption" in skipped["walks/3"] and "cannot be read as BVH" in skipped["broken"]
+    assert skipped["short"] == "too short: at least 2 frames at 20 a second are needed"
     write(tmp_path / "captions.csv", "file,text\n0,x\n")
     with pytest.raises(UserError, match="no column name and no caption; its columns are file, text"):
         load_corpus(tmp_path)
