@@ -211,7 +211,7 @@ class Recording:
 
 # %% ../nbs/20_datasets.ipynb #c1dc9a80
 def cache_folder() -> Path:
-    """Where packs are kept: `$MOCAPFREE_CACHE`, else the user's cache folder. Safe to delete at any time."""
+    """Where packs and embeddings are kept: `$MOCAPFREE_CACHE`, else the user's cache folder. Safe to delete at any time."""
     if given := os.environ.get("MOCAPFREE_CACHE"):
         return Path(given).expanduser()
     if sys.platform == "win32":
