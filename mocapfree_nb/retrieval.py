@@ -574,9 +574,17 @@ class RetrievalReward:
 
 # %% ../nbs/10_retrieval.ipynb #15f576cf
 def swap_sides(caption: str) -> str:
-    """The caption of the mirrored motion: every "left" becomes "right" and the other way round."""
-    other = {"left": "right", "right": "left"}
-    return re.sub(r"left|right", lambda match: other[match.group()], caption)
+    """The caption of the mirrored motion: every "left" becomes "right" and the other way round, "leftwards" too.
+
+    Words that only look like it, as "upright" and "leftover", stay.
+    """
+
+    def other(match: re.Match) -> str:
+        word = match.group()
+        swapped = {"left": "right", "right": "left"}[word.lower()]
+        return swapped.upper() if word.isupper() else swapped.title() if word.istitle() else swapped
+
+    return re.sub(r"\b(left|right)(?=(s|wards?|most|hand(ed)?|side)?\b)", other, caption, flags=re.IGNORECASE)
 
 
 def side_accuracy(model: RetrievalModel, corpus: Corpus, text_encoder: TextEncoder | None = None) -> float:
