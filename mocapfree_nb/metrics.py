@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .corpus import Corpus
 from .features import length_mask
-from .retrieval import MotionJudge, draw_batch, false_negatives, fit, stack_corpus
+from .retrieval import MotionJudge, draw_batch, false_negatives, fit, stack_splits
 from .skeleton import HUMANML3D, Skeleton
 from .text import TextEmbedding, TextEncoder
 
@@ -347,10 +347,7 @@ def train_evaluator(
     `val_r_precision` is measured on the val split where there is one. The same seed on the same machine gives
     the same weights.
     """
-    train, val = (
-        stack_corpus(part, text_encoder, device) if len(part) else None
-        for part in map(corpus.split, ("train", "val"))
-    )
+    train, val = stack_splits(corpus, text_encoder, device)
     with torch.random.fork_rng():
         torch.manual_seed(1000 + seed)  # never the random numbers of the reward network
         model = EvaluatorModel(
