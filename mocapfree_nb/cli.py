@@ -541,6 +541,8 @@ def main() -> None:
     except UserError as error:
         print(f"mocapfree: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # typer makes this of Ctrl-C, without a word
+            raise
         print("mocapfree: stopped; an adaptation goes on with --resume (the demo by itself)", file=sys.stderr)
         sys.exit(130)
