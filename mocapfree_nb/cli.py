@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -481,6 +483,15 @@ def bench(
     run(names)
 
 
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """What drawing and writing refuse in a motion is the user's to mend: one line that names its source."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
 @app.command()
 def view(
     source: Annotated[Path, typer.Argument(help="A .npy or .bvh file of motion, or a run folder.")],
@@ -493,7 +504,7 @@ def view(
 
     takes, most = load_takes(source), 24
     out = out or (source / "motions.html" if source.is_dir() else source.with_suffix(".html"))
-    with write_atomically(out) as temporary:
+    with _naming(source), write_atomically(out) as temporary:
         temporary.write_text(takes_html(takes[:most], source.stem, fps), encoding="utf-8")
     if len(takes) > most:
         print(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
@@ -527,10 +538,11 @@ def export(
         raise UserError(f"--body and --frame are for {', '.join(MESH_ENDINGS)}, not for {out.suffix}")
     takes = load_takes(source)
     take = choose(takes, motion, panel, out.suffix)
-    if meshes:
-        said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
-    else:
-        said = export_motion(take.panels, out, take.skeleton, fps, take.title)
+    with _naming(source):
+        if meshes:
+            said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
+        else:
+            said = export_motion(take.panels, out, take.skeleton, fps, take.title)
     print(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))
 
 
