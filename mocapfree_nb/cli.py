@@ -215,7 +215,7 @@ def pretrain(
     leave_out_words: Annotated[
         list[str] | None, typer.Option(help="Train without captions that have this word; repeat for more.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps (default: what the shipped weights got).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps (default: what the shipped weights got).", min=1)] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
