@@ -250,7 +250,9 @@ def evaluate(
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').")
     ] = None,
-    solver: Solver = "ddim",
+    solver: Annotated[
+        str | None, typer.Option(help="How noise is walked down, as in generate (default: ddim; of --protocol: the authors').")
+    ] = None,
     eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -290,7 +292,7 @@ def evaluate(
             print(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, _device(device)))
         else:
             sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
-            sampling["solver"] = None if solver == "ddim" and eta is None else solver
+            sampling["solver"] = solver or (None if eta is None else "ddim")  # the only solver that takes an eta
             sampling = {key: value for key, value in sampling.items() if value is not None}
             size = {"replications": replications, "limit": samples, "captions": 100 if multimodality else 0, "seed": seed}
             where = (data, evaluator, model, glove, text_encoder, sampling)
@@ -308,7 +310,7 @@ def evaluate(
         2.5 if guidance is None else guidance,
         seed,
         _device(device),
-        solver,
+        solver or "ddim",
         eta,
     )
     print(json.dumps(rows, indent=1))

@@ -395,6 +395,21 @@ def test_the_command_prints_the_table_and_goes_on_where_it_stopped(world, tmp_pa
     assert isinstance(other.exception, UserError) and "holds another evaluation" in str(other.exception)
 
 
+@pytest.mark.parametrize(
+    ("options", "sampling"),
+    [
+        ([], {}),
+        (["--solver", "ddim"], {"solver": "ddim"}),
+        (["--eta", "0.5"], {"solver": "ddim", "eta": 0.5}),
+        (["--solver", "ddpm", "--denoising-steps", "5"], {"solver": "ddpm", "steps": 5}),
+    ],
+)
+def test_the_command_overrules_the_authors_only_where_it_is_told_to(options, sampling, monkeypatch):
+    monkeypatch.setattr(protocol, "run", lambda *where, **_: json.dumps(where[-1]))
+    done = call("--protocol", "humanml3d", "--data", "data", "--evaluator", "evaluator", *options)
+    assert json.loads(done.stdout) == sampling
+
+
 def test_the_command_evaluates_kit_in_its_251_features(tmp_path):
     captions = write_data(tmp_path / "data", features=251)
     write_glove(tmp_path / "glove", captions)
