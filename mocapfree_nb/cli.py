@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -220,7 +222,7 @@ def pretrain(
     leave_out_words: Annotated[
         list[str] | None, typer.Option(help="Train without captions that have this word; repeat for more.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps (default: what the shipped weights got).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps (default: what the shipped weights got).", min=1)] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -255,7 +257,9 @@ def evaluate(
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').")
     ] = None,
-    solver: Solver = "ddim",
+    solver: Annotated[
+        str | None, typer.Option(help="How noise is walked down, as in generate (default: ddim; of --protocol: the authors').")
+    ] = None,
     eta: Eta = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -295,7 +299,7 @@ def evaluate(
             print(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, _device(device)))
         else:
             sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
-            sampling["solver"] = None if solver == "ddim" and eta is None else solver
+            sampling["solver"] = solver or (None if eta is None else "ddim")  # the only solver that takes an eta
             sampling = {key: value for key, value in sampling.items() if value is not None}
             size = {"replications": replications, "limit": samples, "captions": 100 if multimodality else 0, "seed": seed}
             where = (data, evaluator, model, glove, text_encoder, sampling)
@@ -313,7 +317,7 @@ def evaluate(
         2.5 if guidance is None else guidance,
         seed,
         _device(device),
-        solver,
+        solver or "ddim",
         eta,
     )
     print(json.dumps(rows, indent=1))
@@ -488,6 +492,15 @@ def bench(
     run(names)
 
 
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """What drawing and writing refuse in a motion is the user's to mend: one line that names its source."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
 @app.command()
 def view(
     source: Annotated[Path, typer.Argument(help="A .npy or .bvh file of motion, or a run folder.")],
@@ -500,7 +513,7 @@ def view(
 
     takes, most = load_takes(source), 24
     out = out or (source / "motions.html" if source.is_dir() else source.with_suffix(".html"))
-    with write_atomically(out) as temporary:
+    with _naming(source), write_atomically(out) as temporary:
         temporary.write_text(takes_html(takes[:most], source.stem, fps), encoding="utf-8")
     if len(takes) > most:
         print(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
@@ -534,10 +547,11 @@ def export(
         raise UserError(f"--body and --frame are for {', '.join(MESH_ENDINGS)}, not for {out.suffix}")
     takes = load_takes(source)
     take = choose(takes, motion, panel, out.suffix)
-    if meshes:
-        said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
-    else:
-        said = export_motion(take.panels, out, take.skeleton, fps, take.title)
+    with _naming(source):
+        if meshes:
+            said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
+        else:
+            said = export_motion(take.panels, out, take.skeleton, fps, take.title)
     print(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))
 
 
@@ -548,6 +562,8 @@ def main() -> None:
     except UserError as error:
         print(f"mocapfree: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # typer makes this of Ctrl-C, without a word
+            raise
         print("mocapfree: stopped; an adaptation goes on with --resume (the demo by itself)", file=sys.stderr)
         sys.exit(130)

@@ -211,7 +211,7 @@ class Recording:
 
 # %% ../nbs/20_datasets.ipynb #c1dc9a80
 def cache_folder() -> Path:
-    """Where packs are kept: `$MOCAPFREE_CACHE`, else the user's cache folder. Safe to delete at any time."""
+    """Where packs and embeddings are kept: `$MOCAPFREE_CACHE`, else the user's cache folder. Safe to delete at any time."""
     if given := os.environ.get("MOCAPFREE_CACHE"):
         return Path(given).expanduser()
     if sys.platform == "win32":
@@ -247,6 +247,19 @@ def _write_pack(path: Path, signature: str, skeleton: Skeleton, recordings: Iter
         np.lib.format.write_array_header_1_0(file, header | {"shape": (sum(frames), skeleton.num_features)})
 
 # %% ../nbs/20_datasets.ipynb #58495b8c
+def _body_models(data: "DataFolder") -> dict[str, tuple[int, int]]:
+    """Size and time of change of the body models that AMASS archives are read with; empty where there are none."""
+    if data.kind != "AMASS":
+        return {}
+    from mocapfree_nb.capture import _body_files
+
+    try:
+        found = [(path.resolve(), path.stat()) for path in _body_files(data.body_models)]
+    except UserError:  # every archive will say so when it is read
+        return {}
+    return {f"body model {path}": (status.st_size, status.st_mtime_ns) for path, status in found}
+
+
 def _signature(files: dict[str, tuple[int, int]], skeleton: Skeleton) -> str:
     """A hash that changes when a file is added, removed, renamed or written."""
     lines = [f"{name}\0{size}\0{changed}" for name, (size, changed) in sorted(files.items())]
@@ -503,6 +516,8 @@ def _read_portion(
 
                 joints = motion if motion.ndim == 3 else features_to_joints(motion, data.skeleton).numpy()
                 motion = convert_skeleton(joints, data.skeleton, skeleton)
+            if motion.ndim == 3 and len(motion) < 2:  # features are steps from one frame to the next
+                raise UserError(f"too short: at least 2 frames at {skeleton.fps:g} a second are needed")
             motions[name] = motion
             faults += [(name, flaw) for flaw in flaws]
         except UserError as error:
@@ -554,7 +569,10 @@ def _pack(data: DataFolder, skeleton: Skeleton, signature: str) -> tuple[list[Re
         advice = "set MOCAPFREE_CACHE to a folder with room for it"
         warnings.warn(f"{data.folder}: no packed copy could be kept, so it is read into memory ({error}); {advice}", stacklevel=5)
         return None
-    return _open_pack(path, signature, skeleton)
+    opened = _open_pack(path, signature, skeleton)
+    if opened and not opened[0]:  # what was missing may lie outside the folder: the next reading tries again
+        path.unlink(missing_ok=True)
+    return opened
 
 # %% ../nbs/20_datasets.ipynb #3f67623f
 def read_recordings(
@@ -565,11 +583,11 @@ def read_recordings(
     """Whole motions with their captions, in the order of the names, and (name, reason) of what cannot be used.
 
     KIT-ML can be asked for on the skeleton of HumanML3D (22 joints, 263 features, 20 fps). A folder of 200 or more
-    is packed on first reading, and mapped from then on, until a file in it changes.
+    is packed on first reading, and mapped from then on, until a file in it (or a body model of AMASS) changes.
     """
     skeleton = skeleton or data.skeleton
     names = data.names if names is None else sorted(names)
-    signature, opened = _signature(data.files, skeleton), None
+    signature, opened = _signature(data.files | _body_models(data), skeleton), None
     if len(data.names) >= PACK_FROM:
         opened = _open_pack(pack_path(data, skeleton), signature, skeleton)
         if opened is None and len(names) >= PACK_FROM:

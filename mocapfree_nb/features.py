@@ -71,7 +71,7 @@ def _facing(joints: Tensor, skeleton: Skeleton, swap_hips: bool) -> Tensor:
     return torch.stack([across[..., 2], torch.zeros_like(across[..., 0]), -across[..., 0]], dim=-1)
 
 # %% ../nbs/01_features.ipynb #e7025707
-@lru_cache
+@lru_cache(maxsize=4)  # a thousand frames are 8 MB, and clips come in many lengths
 def _smoothing(frames: int, sigma: float = 20.0) -> np.ndarray:
     """(frames, frames) matrix that smooths over time with a Gaussian, the ends repeated."""
     return gaussian_filter1d(np.eye(frames), sigma, axis=0, mode="nearest")

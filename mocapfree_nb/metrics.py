@@ -19,11 +19,16 @@ from torch import Tensor, nn
 
 from .corpus import Corpus
 from .features import length_mask
-from .retrieval import MotionJudge, draw_batch, false_negatives, fit, stack_corpus
+from .retrieval import MotionJudge, draw_batch, false_negatives, fit, stack_splits
 from .skeleton import HUMANML3D, Skeleton
 from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/12_metrics.ipynb #f01b14b3
+def _double(values: Tensor) -> Tensor:
+    """As float64; on the CPU where the device has no such numbers (Apple's)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def _rows(name: str, values, least: int = 1) -> Tensor:
     """Embeddings as a float64 tensor (N, D), or a `ValueError` that says what was wrong."""
     values = torch.as_tensor(values)
@@ -31,7 +36,7 @@ def _rows(name: str, values, least: int = 1) -> Tensor:
         raise ValueError(f"{name} should be (N, D) with N >= {least}, got {tuple(values.shape)}")
     if not torch.isfinite(values).all():
         raise ValueError(f"{name} holds NaN or infinite numbers")
-    return values.double()
+    return _double(values)
 
 
 def frechet_distance(
@@ -131,7 +136,7 @@ def multimodality(emb: Tensor, pairs: int = 10, generator=None) -> float:
     emb = torch.as_tensor(emb)
     if emb.ndim != 3 or emb.shape[1] < 2:
         raise ValueError(f"emb should be (captions, repeats >= 2, D), got {tuple(emb.shape)}")
-    emb, draw = emb.double(), _randomness(generator)
+    emb, draw = _double(emb), _randomness(generator)
     pairs = min(pairs, emb.shape[1])
     first, second = draw(emb.shape[1], pairs), draw(emb.shape[1], pairs)
     return (emb[:, first.to(emb.device)] - emb[:, second.to(emb.device)]).norm(dim=2).mean().item()
@@ -142,10 +147,10 @@ def retrieval_ranks(similarity: Tensor, same: Tensor | None = None) -> Tensor:
 
     The right column is the diagonal, or with `same` (N, N) bool the best-scoring column that it allows.
     """
-    similarity = torch.as_tensor(similarity).double()
+    similarity = _double(torch.as_tensor(similarity))
     truth = similarity.diagonal()
     if same is not None:
-        truth = similarity.masked_fill(~same, -math.inf).amax(1)
+        truth = similarity.masked_fill(~same.to(similarity.device), -math.inf).amax(1)
     better = (similarity > truth[:, None]).sum(1)
     tied = (similarity == truth[:, None]).sum(1)
     return better + (tied - 1) / 2
@@ -342,10 +347,7 @@ def train_evaluator(
     `val_r_precision` is measured on the val split where there is one. The same seed on the same machine gives
     the same weights.
     """
-    train, val = (
-        stack_corpus(part, text_encoder, device) if len(part) else None
-        for part in map(corpus.split, ("train", "val"))
-    )
+    train, val = stack_splits(corpus, text_encoder, device)
     with torch.random.fork_rng():
         torch.manual_seed(1000 + seed)  # never the random numbers of the reward network
         model = EvaluatorModel(

@@ -341,7 +341,10 @@ def load_generator(
     statistics = read_statistics(DataFolder(data))
     if statistics and bool((denoiser.feature_std == 1).all()):
         denoiser.set_statistics(*map(torch.from_numpy, statistics))
-    settings = published_sampler(denoiser) | dict(sampling or {})
+    chosen, settings = dict(sampling or {}), published_sampler(denoiser)
+    if "solver" in chosen:  # the authors' eta belongs to the authors' solver
+        settings.pop("eta", None)
+    settings |= chosen
     if settings["steps"] > denoiser.noise_schedule.num_timesteps:
         raise UserError(f"{model} has {denoiser.noise_schedule.num_timesteps} timesteps, so not {settings['steps']} steps")
     encoder = text_encoder_for(denoiser, text_encoder)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOSS_WEIGHTS', 'false_negatives', 'info_nce', 'kl_divergence', 'DistributionEncoder', 'MotionJudge', 'group_frames',
-           'RetrievalModel', 'decode', 'StackedCorpus', 'stack_corpus', 'spoil', 'cosines', 'blend', 'sample',
-           'retrieval_loss', 'embed_corpus', 'recall_in_batches', 'draw_batch', 'fit', 'train_retrieval', 'margin',
-           'RetrievalReward', 'swap_sides', 'side_accuracy']
+           'RetrievalModel', 'decode', 'StackedCorpus', 'stack_corpus', 'stack_splits', 'spoil', 'cosines', 'blend',
+           'sample', 'retrieval_loss', 'embed_corpus', 'recall_in_batches', 'draw_batch', 'fit', 'train_retrieval',
+           'margin', 'RetrievalReward', 'swap_sides', 'side_accuracy']
 
 # %% ../nbs/10_retrieval.ipynb #5f6d1ef0
 import math
@@ -286,6 +286,16 @@ def stack_corpus(
         action_names=names,
     )
 
+
+def stack_splits(
+    corpus: Corpus, text_encoder: TextEncoder | None = None, device: str = "cpu"
+) -> tuple[StackedCorpus, StackedCorpus | None]:
+    """The train split, and the val split or None where it is empty. Raises `UserError` without clips to train on."""
+    train, val = map(corpus.split, ("train", "val"))
+    if not len(train):
+        raise UserError("the corpus has no clips to train on; check the split and what was left out")
+    return stack_corpus(train, text_encoder, device), stack_corpus(val, text_encoder, device) if len(val) else None
+
 # %% ../nbs/10_retrieval.ipynb #38cf717a
 def _blur(motion: Tensor, sigma: Tensor, lengths: Tensor) -> Tensor:
     """Smooth (B, T, F) over time with a Gaussian of `sigma` (B,) frames; the ends repeat."""
@@ -464,10 +474,7 @@ def train_retrieval(
     `val_recall` in the history: `recall_in_batches` on the val split, where there is one. The learning rate warms up
     over 100 steps and falls along a cosine. The same seed on the same machine gives the same weights.
     """
-    train, val = (
-        stack_corpus(part, text_encoder, device) if len(part) else None
-        for part in map(corpus.split, ("train", "val"))
-    )
+    train, val = stack_splits(corpus, text_encoder, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = RetrievalModel(
@@ -574,9 +581,17 @@ class RetrievalReward:
 
 # %% ../nbs/10_retrieval.ipynb #15f576cf
 def swap_sides(caption: str) -> str:
-    """The caption of the mirrored motion: every "left" becomes "right" and the other way round."""
-    other = {"left": "right", "right": "left"}
-    return re.sub(r"left|right", lambda match: other[match.group()], caption)
+    """The caption of the mirrored motion: every "left" becomes "right" and the other way round, "leftwards" too.
+
+    Words that only look like it, as "upright" and "leftover", stay.
+    """
+
+    def other(match: re.Match) -> str:
+        word = match.group()
+        swapped = {"left": "right", "right": "left"}[word.lower()]
+        return swapped.upper() if word.isupper() else swapped.title() if word.istitle() else swapped
+
+    return re.sub(r"\b(left|right)(?=(s|wards?|most|hand(ed)?|side)?\b)", other, caption, flags=re.IGNORECASE)
 
 
 def side_accuracy(model: RetrievalModel, corpus: Corpus, text_encoder: TextEncoder | None = None) -> float:

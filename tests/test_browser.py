@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from browser import Hands, chromium, listen
 
+from mocapfree_nb import viewer
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.report import players_html, report_html
 from mocapfree_nb.skeleton import HUMANML3D
@@ -107,6 +108,21 @@ def test_without_loop_it_stops_at_the_end_and_speed_is_speed(open_page, clips):
     hands.button("Play").click()
     hands.expect(hands.player.locator("output")).to_have_text("0.95 of 0.95 s")
     hands.button("Play").wait_for()
+
+
+def test_a_speed_set_before_the_scene_is_unpacked_is_kept(open_page, clips):
+    "As Python may, in the moment between making the widget and seeing it."
+    page = open_page("<div></div>")
+    page.evaluate("""async ([code, scene]) => {
+        const module = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
+        const heard = {}, traits = { scene: JSON.parse(scene), frame: 0, step: 0, speed: 1, playing: false };
+        const model = { get: (name) => traits[name], set() {}, save_changes() {}, on: (name, call) => { heard[name] = call; } };
+        module.default.render({ model, el: document.querySelector("div") });
+        traits.speed = 2;
+        heard["change:speed"]();
+    }""", [viewer._SCRIPT, viewer._json(viewer.player_scene(clips["squat"][:20]))])
+    hands = Hands(page, page.locator(".mocapfree-player"))
+    hands.expect(hands.player.get_by_role("combobox", name="Speed")).to_have_value("2")
 
 
 def test_wheel_zooms_a_chosen_player_and_scrolls_the_page_otherwise(open_page, clips):

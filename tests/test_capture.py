@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mocapfree_nb import datasets
 from mocapfree_nb.capture import find_body_model, find_joints, read_amass, read_bvh
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.features import joints_to_features, retarget
@@ -175,10 +176,12 @@ def test_a_folder_of_bvh_files_with_a_table_of_captions(tmp_path):
     for i in range(4):
         write(tmp_path / f"walks/{i}.bvh", bvh(frames=120, seed=i))
     write(tmp_path / "broken.bvh", "HIERARCHY")
+    write(tmp_path / "short.bvh", bvh(frames=4, seconds=1 / 120))
     rows = ["Name,Caption,action,split,start,end", "walks/0.bvh,a person walks,walk,train,,", "walks\\1,she walks,walk,test,,"]
     rows += ["walks/2,he sways,walk+sway,train,,", "walks/2,he begins,,,0,1", "walks/3,,walk,train,,", "broken,x,walk,train,,"]
+    rows += ["short,x,walk,train,,"]
     (tmp_path / "captions.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
-    with pytest.warns(UserWarning, match="2 skipped"):
+    with pytest.warns(UserWarning, match="3 skipped"):
         corpus = load_corpus(tmp_path)
     assert "BVH folder" in repr(corpus) and corpus.actions == ["sway", "walk"]
     assert [(clip.name, len(clip), clip.split) for clip in corpus] == [
@@ -189,6 +192,7 @@ def test_a_folder_of_bvh_files_with_a_table_of_captions(tmp_path):
     ]
     skipped = dict(corpus.skipped)
     assert "empty caption" in skipped["walks/3"] and "cannot be read as BVH" in skipped["broken"]
+    assert skipped["short"] == "too short: at least 2 frames at 20 a second are needed"
     write(tmp_path / "captions.csv", "file,text\n0,x\n")
     with pytest.raises(UserError, match="no column name and no caption; its columns are file, text"):
         load_corpus(tmp_path)
@@ -279,6 +283,29 @@ def test_a_folder_of_amass_archives(tmp_path, monkeypatch):
     monkeypatch.setenv("MOCAPFREE_BODY_MODELS", str(tmp_path / "bodies"))
     with pytest.warns(UserWarning):
         assert len(load_corpus(data)) == 2
+
+
+def test_a_pack_made_without_body_models_does_not_outlive_their_arrival(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "PACK_FROM", 2)
+    monkeypatch.setenv("MOCAPFREE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MOCAPFREE_BODY_MODELS", raising=False)
+    for name, gender in (("a", "female"), ("b", "male")):
+        amass(tmp_path / f"AMASS/{name}.npz", gender=np.array(gender))
+    write(tmp_path / "AMASS/captions.csv", "name,caption\na,she moves\nb,he moves\n")
+
+    def read() -> tuple[list[str], list[str]]:
+        data = datasets.DataFolder(tmp_path / "AMASS")
+        recordings, faults = datasets.read_recordings(data)
+        assert datasets.pack_path(data).exists() == bool(recordings)
+        return [recording.name for recording in recordings], [name for name, _ in faults]
+
+    assert read() == ([], ["a", "b"])
+    monkeypatch.setenv("MOCAPFREE_BODY_MODELS", str(tmp_path / "bodies"))
+    assert read() == ([], ["a", "b"])
+    body_model(tmp_path / "bodies/female/model.npz")
+    assert read() == (["a"], ["b"])
+    body_model(tmp_path / "bodies/male/model.npz")
+    assert read() == read() == (["a", "b"], [])
 
 
 def test_pickled_body_models_are_never_loaded(tmp_path):

@@ -237,6 +237,22 @@ def test_the_command_line_as_a_process_exits_with_status_1_and_no_traceback(tmp_
     assert status == 1 and "Traceback" not in complaint and "nowhere" in complaint
 
 
+@pytest.mark.parametrize("steps", [0, -5])
+def test_training_takes_a_step_at_least(steps, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("it trains"))
+    status, _, complaint = command(capsys, monkeypatch, "pretrain", "--steps", steps, "--out", tmp_path / "model")
+    assert status == 2 and "--steps" in complaint and not (tmp_path / "model").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "generate", interrupted)
+    status, _, complaint = command(capsys, monkeypatch, "generate", "walks", "--device", "cpu")
+    assert status == 130 and complaint == "mocapfree: stopped; an adaptation goes on with --resume (the demo by itself)\n"
+
+
 def test_generate_writes_joints_and_a_page(base, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     common = ["--model", base, "--denoising-steps", "3", "--seconds", "1"]

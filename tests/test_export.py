@@ -227,6 +227,8 @@ MISTAKES = {
     "an unwritable video": (["export", "good.npy", "--out", "file/a.mp4"], "cannot write"),
     "an unwritable skeleton": (["export", "good.npy", "--out", "file/a.bvh"], "cannot write"),
     "a long gif": (["export", "long.npy", "--out", "a.gif"], "choose .mp4"),
+    "a long page": (["export", "long.npy", "--out", "a.html"], "long.npy: joints: 10000 frames; at most 2000"),
+    "a long view": (["view", "long.npy"], "long.npy: joints: 10000 frames; at most 2000"),
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mocapfree_nb import features
 from mocapfree_nb.features import (
     FEATURE_GROUPS,
     features_to_joints,
@@ -356,6 +357,12 @@ def test_a_thousand_clips_within_two_seconds_of_two_cores():
     start = time.process_time()
     joints_to_features(clips)
     assert time.process_time() - start < 4
+
+
+def test_clips_of_many_lengths_do_not_fill_the_memory():
+    for frames in range(20, 30):
+        joints_to_features(wander(frames))
+    assert features._smoothing.cache_info().currsize <= 4
 
 
 # ---- bad input

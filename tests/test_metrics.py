@@ -242,6 +242,33 @@ def test_half_a_glide_is_half():
     assert metrics.foot_skate(joints).item() == pytest.approx(0.5)
 
 
+class OnApple(torch.Tensor):
+    """A tensor on a device without float64."""
+
+    device = torch.device("mps")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+
+@pytest.mark.parametrize(
+    ("measure", "shape"),
+    [
+        (lambda values: metrics.diversity(values, generator=np.random.default_rng(0)), (20, 4)),
+        (lambda values: metrics.multimodality(values, generator=np.random.default_rng(0)), (3, 5, 4)),
+        (lambda values: metrics.r_precision(values, values[..., [1, 0]]), (32, 2)),
+        (lambda values: metrics.retrieval_ranks(values).mean().item(), (6, 6)),
+    ],
+    ids=["diversity", "multimodality", "r_precision", "ranks"],
+)
+def test_a_device_without_float64_gives_the_numbers_of_the_cpu(measure, shape):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(measure(values.as_subclass(OnApple)), measure(values), atol=0, rtol=0)
+
+
 # --- bad input
 
 

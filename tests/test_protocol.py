@@ -255,6 +255,19 @@ def test_published_models_are_sampled_as_published():
     assert published_sampler(MotionDenoiser(width=16, layers=1))["steps"] == 10
 
 
+def test_a_chosen_solver_comes_without_the_eta_of_the_authors(world, tmp_path, monkeypatch):
+    size = dict(width=16, layers=3, feedforward=16, text_width=768, prediction="noise", num_timesteps=1000)
+    LatentDenoiser(words=False, **size).save_pretrained(tmp_path / "mld")
+    monkeypatch.setattr(protocol, "text_encoder_for", lambda *_: None)
+    monkeypatch.setattr(protocol, "DiffusionPolicy", lambda denoiser, encoder, **settings: settings)
+    monkeypatch.setattr(protocol, "Generator", lambda settings: settings)
+    cases = [({}, 0.0), ({"steps": 5}, 0.0), ({"eta": 0.5}, 0.5), ({"solver": "ddim", "eta": 0.5}, 0.5)]
+    cases += [({"solver": "ddim"}, None), ({"solver": "sde-dpmsolver++2m"}, None)]  # None: the solver's own
+    for sampling, eta in cases:
+        settings = protocol.load_generator(tmp_path / "mld", HUMANML3D, world / "data", sampling=sampling)
+        assert settings.get("eta") == eta and settings.get("solver") == sampling.get("solver")
+
+
 # --- retrieval
 
 
@@ -380,6 +393,21 @@ def test_the_command_prints_the_table_and_goes_on_where_it_stopped(world, tmp_pa
     assert second["each"][:2] == first["each"] and len(second["each"]) == 3
     other = call(*base, "--replications", "3", "--seed", "7")
     assert isinstance(other.exception, UserError) and "holds another evaluation" in str(other.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "sampling"),
+    [
+        ([], {}),
+        (["--solver", "ddim"], {"solver": "ddim"}),
+        (["--eta", "0.5"], {"solver": "ddim", "eta": 0.5}),
+        (["--solver", "ddpm", "--denoising-steps", "5"], {"solver": "ddpm", "steps": 5}),
+    ],
+)
+def test_the_command_overrules_the_authors_only_where_it_is_told_to(options, sampling, monkeypatch):
+    monkeypatch.setattr(protocol, "run", lambda *where, **_: json.dumps(where[-1]))
+    done = call("--protocol", "humanml3d", "--data", "data", "--evaluator", "evaluator", *options)
+    assert json.loads(done.stdout) == sampling
 
 
 def test_the_command_evaluates_kit_in_its_251_features(tmp_path):

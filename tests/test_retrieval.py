@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import retrieval
+from mocapfree_nb import metrics, retrieval
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.files import UserError
 from mocapfree_nb.text import TextEmbedding
@@ -295,7 +295,26 @@ def test_the_loss_can_be_learned(corpus):
     assert np.mean(values[-5:]) < 0.3 * np.mean(values[:5])
 
 
-# --- the network that ships: left and right
+def test_without_clips_to_train_on_there_is_one_line(corpus):
+    for train in (retrieval.train_retrieval, metrics.train_evaluator):
+        with pytest.raises(UserError, match="no clips to train on; check the split"):
+            train(corpus.split("test"), Words(), steps=1, progress=False)
+
+
+# --- left and right, and the network that ships
+
+
+@pytest.mark.parametrize(
+    ("caption", "mirrored"),
+    [
+        ("a person raises the left arm, then the right", "a person raises the right arm, then the left"),
+        ("Left-handed, he walks leftwards; LEFT!", "Right-handed, he walks rightwards; RIGHT!"),
+        ("throws lefts, one lefthand, his left's best", "throws rights, one righthand, his right's best"),
+        ("upright, bright, rightly, leftovers", "upright, bright, rightly, leftovers"),
+    ],
+)
+def test_only_sides_are_swapped_and_twice_is_nothing(caption, mirrored):
+    assert retrieval.swap_sides(caption) == mirrored and retrieval.swap_sides(mirrored) == caption
 
 
 @torch.no_grad()

@@ -181,12 +181,18 @@ def test_stored_captions_need_no_model_and_give_the_same_bits(tmp_path, embeddin
         assert torch.equal(getattr(second, name).flip(0), getattr(first, name))
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("platform", "place"),
+    [("linux", "xdg/mocapfree_nb"), ("darwin", "Library/Caches/mocapfree_nb"), ("win32", "local/mocapfree_nb")],
+)
+def test_the_cache_is_where_the_environment_or_the_system_says(platform, place, tmp_path, monkeypatch):
     monkeypatch.setenv("MOCAPFREE_CACHE", str(tmp_path / "here"))
     assert TextEncoder().disk.path == tmp_path / "here" / "text.sqlite"
     monkeypatch.delenv("MOCAPFREE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert TextEncoder().disk.path == tmp_path / "xdg" / "mocapfree_nb" / "text.sqlite"
+    for name, folder in (("HOME", "."), ("XDG_CACHE_HOME", "xdg"), ("LOCALAPPDATA", "local")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert TextEncoder().disk.path == tmp_path / place / "text.sqlite"
 
 
 def test_entries_of_another_encoder_or_length_are_not_taken(tmp_path):

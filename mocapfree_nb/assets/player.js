@@ -563,7 +563,10 @@ function render({ model, el }) {
     frame: () => player.follow(model.get("frame")),
     step: () => { if (model.get("step") !== Math.round(player.step)) player.seekStep(model.get("step")); },
     playing: () => player.play(model.get("playing"), false),
-    speed: () => { player.speed = player.speedChoice.value = model.get("speed"); },
+    speed: () => {
+      player.speed = model.get("speed");
+      if (player.speedChoice) player.speedChoice.value = player.speed; // there is none before the scene is unpacked
+    },
   };
   for (const [name, listener] of Object.entries(heard)) model.on(`change:${name}`, listener);
   load();
