@@ -114,13 +114,13 @@ def demo(
     from mocapfree_nb.ddpo import DDPOConfig
     from mocapfree_nb.experiment import adapt, next_run, shipped_models
 
-    base, full = shipped_models(model)
+    base, full, changes = shipped_models(model)
     usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
     folder = Path("runs") / name if name else next_run("runs", usual)
     if (folder / "report.json").exists():
         raise UserError(f"{folder} is finished: see {folder / 'report.html'}; choose another --name for a new run")
     print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
-    _announce(adapt(model=base, full_model=full, config=DDPOConfig(seed=seed), folder=folder), folder)
+    _announce(adapt(model=base, full_model=full, config=DDPOConfig(seed=seed, **changes), folder=folder), folder)
 
 
 @app.command()
