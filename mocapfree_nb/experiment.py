@@ -609,7 +609,7 @@ SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, traini
 }
 ARCHITECTURES: dict[str, tuple[str, dict]] = {  # name of their folders, and what the recipe changes for them
     "transformer": ("denoiser", {}),
-    "unet": ("unet", {"rollouts": 40, "judge_every": 10}),  # learns fast, and then to please (lesson 16)
+    "unet": ("unet", {"rollouts": 60, "learning_rate": 5e-4, "judge_every": 10}),  # lesson 16
     "latent": ("latent", {}),
 }
 VAE_TRAINING = PretrainConfig(steps=3000, batch_size=32)
