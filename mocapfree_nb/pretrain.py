@@ -163,7 +163,7 @@ def pretrain(
     if len(corpus) == 0:
         raise UserError("the corpus has no clips to train on; check the split and what was left out")
     device, network = next(denoiser.parameters()).device, network or denoiser.network
-    half = config.bfloat16 and _has_bfloat16(device)
+    half, run = config.bfloat16 and _has_bfloat16(device), asdict(config) | {"clips": _fingerprint(corpus)}
     denoiser.set_statistics(corpus.mean, corpus.std)
     average = ExponentialMovingAverage(denoiser, config.ema_decay)
     optimizer = torch.optim.AdamW(
@@ -173,7 +173,6 @@ def pretrain(
     network.train().requires_grad_(True)
     with torch.random.fork_rng(devices=[]), tqdm(total=config.steps, desc="pretrain", disable=not progress) as bar:
         torch.manual_seed(config.seed)  # dropout draws from torch's own generator
-        run = asdict(config) | {"clips": _fingerprint(corpus)}
         first = _resume(checkpoint, run, denoiser, average, optimizer, generator)
         bar.update(first)
         for step in range(first, config.steps):
