@@ -301,9 +301,14 @@ def _differences(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], opti
     return [f"{len(names)} {what}: {some(names)}" for names, what in phrases if names]
 
 
+def _settings_of(network: type[nn.Module]) -> set[str]:
+    """Names of the constructor's arguments. (Of the class itself, Python before 3.11.4 gives those of a base class.)"""
+    return set(inspect.signature(network.__init__).parameters) - {"self"}
+
+
 def _check_settings(network: type[nn.Module], config: Mapping, where: str) -> None:
     """Raise `UserError` for arguments that the network does not have, or of absurd size."""
-    known = set(inspect.signature(network.__init__).parameters) - {"self"}  # of the class: Python before 3.11.4 looks elsewhere
+    known = _settings_of(network)
     for name, value in config.items():
         if name not in known:
             raise UserError(f"{where}: {network.__name__} has no setting {name!r}; there are {', '.join(sorted(known))}")
@@ -420,7 +425,7 @@ def _read_own(folder: Path) -> nn.Module:
     config, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
     named = config.pop("architecture", None)  # folders of before this was noted have none
     for network in OWN_NETWORKS:
-        if named not in (None, network.__name__) or not set(config) <= set(inspect.signature(network.__init__).parameters):
+        if named not in (None, network.__name__) or not set(config) <= _settings_of(network):
             continue
         _check_settings(network, config, str(folder))
         try:

@@ -62,10 +62,15 @@ def _device(name: str) -> str:
     return name
 
 
+def _refuse_finished(folder: Path) -> None:
+    if (folder / "report.json").exists():
+        raise UserError(f"{folder} is finished: see {folder / 'report.html'}; choose another --name for a new run")
+
+
 def _run_folder(name: str, resume: bool) -> Path:
     folder = Path("runs") / name
-    if (folder / "report.json").exists() and resume:
-        raise UserError(f"{folder} is finished: see {folder / 'report.html'}; choose another --name for a new run")
+    if resume:
+        _refuse_finished(folder)
     if folder.exists() and not resume:
         raise UserError(f"{folder} exists: go on with --resume, or choose another --name")
     if resume and not folder.exists():
@@ -117,8 +122,7 @@ def demo(
     base, full, changes = shipped_models(model)
     usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
     folder = Path("runs") / name if name else next_run("runs", usual)
-    if (folder / "report.json").exists():
-        raise UserError(f"{folder} is finished: see {folder / 'report.html'}; choose another --name for a new run")
+    _refuse_finished(folder)
     print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
     _announce(adapt(model=base, full_model=full, config=DDPOConfig(seed=seed, **changes), folder=folder), folder)
 

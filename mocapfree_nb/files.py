@@ -104,10 +104,13 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
     any other string is taken as the name of a model on the Hugging Face hub.
     """
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *, config: dict | None = None, **options):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *, config: dict | None = None, model_card_kwargs: dict | None = None
+    ):
         """Write weights and then `config.json`, with the name of the class as "architecture", each whole or not at all.
 
-        The mixin, whose `push_to_hub` calls this, deletes the old `config.json` first: a full disk would lose the model.
+        The mixin's own deletes the old `config.json` first: a full disk would lose the model. Its `push_to_hub` calls
+        this one with `model_card_kwargs`; the cards of this kit are written by hand.
         """
         self._save_pretrained(Path(save_directory))
         config = {"architecture": type(self).__name__} | (config or self._hub_mixin_config or {})
