@@ -68,9 +68,11 @@ class Hands:
         return self.player.locator("output").first.inner_text()
 
     def stop(self) -> None:
-        """Pause, wherever it is."""
+        """Pause, wherever it is. One that is yet to start by itself, as it comes into view, is held by its slider."""
         if self.button("Pause").count():
             self.button("Pause").click()
+        else:
+            self.slider("Frame").fill(self.slider("Frame").input_value())
         self.button("Play").wait_for()
 
     def pixels(self, panel: int = 0) -> dict:

@@ -13,7 +13,7 @@ import pytest
 from browser import NETWORK, Hands, chromium, listen
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.flaky(reruns=2)  # a browser on a machine that is busy with something else
+pytestmark = pytest.mark.flaky(reruns=1)  # a browser on a machine that is busy with something else
 LESSONS = ["05_viewer", "06_schedule", "08_policy", "10_retrieval", "11_ddpo", "14_experiment"]
 # anywidget allows a model two seconds; on a busy machine it complains, and goes on.
 SLOW_MACHINE = "[anywidget] Failed to initialize model"
@@ -77,7 +77,7 @@ def lab(browser, tmp_path_factory):
     with (home / "log.txt").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=home)
     try:
-        give_up = time.monotonic() + 240
+        give_up = time.monotonic() + 120
         while not (found := list((home / "runtime").glob("jpserver-*.json"))):
             assert server.poll() is None and time.monotonic() < give_up, (home / "log.txt").read_text()[-2000:]
             time.sleep(0.2)
@@ -97,7 +97,7 @@ def run_all(browser, lab):
     folder, address = lab
     context = browser.new_context(viewport={"width": 1300, "height": 1000})
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(60_000)
     heard = listen(page)
 
     def runner(name: str):
