@@ -227,6 +227,9 @@ def pretrain(
         list[str] | None, typer.Option(help="Train without captions that have this word; repeat for more.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (default: what the shipped weights got).", min=1)] = None,
+    check: Annotated[
+        list[str] | None, typer.Option(help="Of latent: how to tell the label left out, as in adapt.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -236,8 +239,8 @@ def pretrain(
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
 
-    clips = load_corpus(corpus, max_frames=max_frames)
-    experiment.train(network.value, out, clips, leave_out, leave_out_words or (), steps, seed, _device(device))
+    clips, checks = load_corpus(corpus, max_frames=max_frames), _checks(check or [])
+    experiment.train(network.value, out, clips, leave_out, leave_out_words or (), steps, seed, _device(device), checks)
     print(f"saved {out}")
 
 

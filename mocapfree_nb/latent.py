@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PostNormBlock', 'SkipTransformer', 'LearnedPositions', 'MotionVAE', 'kl_to_standard_normal', 'vae_loss',
-           'TimeEmbedding', 'LatentNetwork', 'LatentStates', 'LatentDenoiser', 'vae_batch_loss', 'latent_batch_loss',
-           'pretrain_latent']
+           'TimeEmbedding', 'LatentNetwork', 'LatentStates', 'LatentDenoiser', 'mix_arms', 'vae_batch_loss',
+           'latent_batch_loss', 'pretrain_latent']
 
 # %% ../nbs/15_latent.ipynb #d7bdcfac
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 
 from .corpus import Corpus, collate
 from .denoiser import Denoiser, SelfAttention, check_inputs, sinusoids
-from .features import length_mask
+from .features import FEATURE_GROUPS, length_mask
 from .files import UserError
 from .pretrain import PretrainConfig, diffusion_loss, masked_mean_square, pretrain
+from .skeleton import HUMANML3D, Skeleton
 from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/15_latent.ipynb #148e3510
@@ -292,6 +294,29 @@ class LatentDenoiser(LatentStates):
             raise UserError(f"{folder}: this VAE is not the one whose latents the network was trained on; restore it")
         return model
 
+# %% ../nbs/15_latent.ipynb #6b2d8f31
+def mix_arms(
+    motion: Tensor, lengths: Tensor, generator: torch.Generator, share: float = 0.5, skeleton: Skeleton = HUMANML3D
+) -> tuple[Tensor, Tensor]:
+    """Give each arm, with probability `share`, to another clip of the batch, as long as both last.
+
+    Raw motion (batch, frames, features) and lengths (batch,) to the same; frames past a length are zero. An arm is a
+    chain of joints that does not begin at the root. After SINC (arXiv 2304.10417).
+    """
+    groups, mixed = FEATURE_GROUPS(skeleton), motion.clone()
+    for start, *arm in (chain for chain in skeleton.chains if chain[0]):
+        donor = torch.randperm(len(motion), generator=generator).to(motion.device)
+        taken = (torch.rand(len(motion), generator=generator) < share).to(motion.device)
+        for name, size, first in (("positions", 3, 1), ("rotations", 6, 1), ("velocities", 3, 0)):  # the first joint of each
+            given = motion[..., groups[name]].unflatten(-1, (-1, size))
+            theirs, rows = given[donor], [joint - first for joint in arm]
+            if name != "rotations":
+                theirs = theirs + (given - theirs)[:, :, [start - first]]
+            kept = mixed[..., groups[name]].unflatten(-1, (-1, size))  # a view: writing here writes to `mixed`
+            kept[:, :, rows] = torch.where(taken[:, None, None, None], theirs[:, :, rows], kept[:, :, rows])
+        lengths = torch.where(taken, torch.minimum(lengths, lengths[donor]), lengths)
+    return mixed.masked_fill(~length_mask(lengths, motion.shape[1])[..., None], 0), lengths
+
 # %% ../nbs/15_latent.ipynb #74e1706e
 def vae_batch_loss(
     model: LatentDenoiser,
@@ -300,13 +325,22 @@ def vae_batch_loss(
     text_encoder: TextEncoder,
     generator: torch.Generator,
     kl_weight: float = 1e-4,
+    refuse: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """`vae_loss` of one random batch, for `pretrain`; the text plays no part."""
+    """`vae_loss` of one random batch of clips with mixed arms, for `pretrain`; the text plays no part.
+
+    `refuse(motion, lengths)` says (batch,) bool which raw motions must not be learnt.
+    """
     chosen = torch.randint(len(corpus), (config.batch_size,), generator=generator).tolist()
     batch = collate([corpus[i] for i in chosen], generator=generator).to(model.feature_mean.device)
-    x = model.normalise(batch.motion)
+    motion, lengths = mix_arms(batch.motion, batch.lengths, generator, skeleton=corpus.skeleton)
+    if refuse is not None:
+        refused = refuse(motion, lengths)
+        motion = torch.where(refused[:, None, None], batch.motion, motion)
+        lengths = torch.where(refused, batch.lengths, lengths)
+    x = model.normalise(motion[:, : int(lengths.max())])
     noise = torch.randn(len(x), *model.latent_mean.shape, generator=generator).to(x.device)
-    return vae_loss(model.vae, x, batch.lengths, noise, kl_weight)[0]
+    return vae_loss(model.vae, x, lengths, noise, kl_weight)[0]
 
 # %% ../nbs/15_latent.ipynb #671e1867
 def latent_batch_loss(
@@ -345,14 +379,17 @@ def pretrain_latent(
     text_encoder: TextEncoder | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
+    refuse: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> LatentDenoiser:
     """Train first the VAE as `vae_config` says, then the network on its latents by `config`; see `pretrain`.
 
+    `refuse` keeps compositions from the VAE, see `vae_batch_loss`.
     The VAE stands still in the second part, so each clip is packed once and not at every step.
     """
     stage = None if checkpoint is None else Path(checkpoint).with_suffix(".vae.pt")
     settings = {"text_encoder": text_encoder, "progress": progress}
-    model = pretrain(model, corpus, vae_config, checkpoint=stage, batch_loss=vae_batch_loss, network=model.vae, **settings)
+    composed = partial(vae_batch_loss, refuse=refuse)
+    model = pretrain(model, corpus, vae_config, checkpoint=stage, batch_loss=composed, network=model.vae, **settings)
     model.fit_latents(corpus)
     packed = partial(latent_batch_loss, latents=model.encode_corpus(corpus))
     model = pretrain(model, corpus, config, checkpoint=checkpoint, batch_loss=packed, **settings)

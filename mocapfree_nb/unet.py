@@ -32,10 +32,13 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """`x` (batch, channels, frames); `scale` and `shift` (batch, channels, 1) or None."""
-        x = self.block(x)
-        rows = x.transpose(1, 2).flatten(0, 1)  # a frame is normalised by itself, so padding cannot reach it
-        x = self.norm(rows).unflatten(0, (len(x), -1)).transpose(1, 2)
-        return F.mish(x if scale is None else x * (1 + scale) + shift)
+        groups = self.block(x).unflatten(1, (self.norm.num_groups, -1))
+        centred = groups - groups.mean(2, keepdim=True)  # a frame is normalised by itself, so padding cannot reach it
+        x = (centred * (centred.square().mean(2, keepdim=True) + self.norm.eps).rsqrt()).flatten(1, 2)
+        weight, bias = self.norm.weight[:, None], self.norm.bias[:, None]
+        if scale is not None:
+            weight, bias = weight * (1 + scale), bias * (1 + scale) + shift
+        return F.mish(torch.addcmul(bias, x, weight))
 
 # %% ../nbs/16_unet.ipynb #a92c620d
 class ResidualBlock(nn.Module):

@@ -223,3 +223,78 @@ def test_first_the_vae_is_trained_and_then_the_network_alone():
             assert torch.equal(value, before[name]), "the first part left the network alone"
     assert not torch.equal(both["vae.final_layer.weight"], before["vae.final_layer.weight"])
     assert not torch.equal(both["denoiser.emb_proj.1.weight"], before["denoiser.emb_proj.1.weight"])
+
+
+@pytest.fixture(scope="module")
+def batch():
+    from mocapfree_nb.corpus import collate, load_corpus
+
+    return collate(list(load_corpus("procedural", num_clips=24, seed=3)))
+
+
+def parts(motion):
+    """Positions of the joints without the root, and velocities of all, (batch, frames, joints, 3) each."""
+    return motion[..., 4:67].unflatten(-1, (21, 3)), motion[..., 193:259].unflatten(-1, (22, 3))
+
+
+def test_mixed_arms_are_a_donors_and_legs_stay(batch):
+    from mocapfree_nb.latent import mix_arms
+
+    mixed, lengths = mix_arms(batch.motion, batch.lengths, torch.Generator().manual_seed(0), share=1.0)
+    assert (lengths <= batch.lengths).all() and (lengths < batch.lengths).any()
+    (there, speed), (given, given_speed) = parts(mixed), parts(batch.motion)
+    legs, rotations = [joint - 1 for joint in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15)], slice(67, 193)
+    donors = []
+    for row, length in enumerate(lengths.tolist()):
+        assert not mixed[row, length:].any()
+        assert torch.equal(there[row, :length, legs], given[row, :length, legs])
+        for arm in ((13, 16, 18, 20), (14, 17, 19, 21)):
+            rows = [joint - 1 for joint in arm]
+            turns, all_turns = (x[..., rotations].unflatten(-1, (21, 6)) for x in (mixed[row, :length], batch.motion[:, :length]))
+            (donor,) = (all_turns[:, :, rows] == turns[:, rows]).all(-1).all(-1).all(-1).nonzero().tolist()
+            donors.append((row, *donor))
+            for mine, theirs, chest, joints in ((there, given, 8, rows), (speed, given_speed, 9, list(arm))):
+                arm_there = mine[row, :length, joints] - mine[row, :length, [chest]]
+                arm_given = theirs[donor[0], :length, joints] - theirs[donor[0], :length, [chest]]
+                torch.testing.assert_close(arm_there, arm_given, atol=1e-6, rtol=0)
+    assert sum(row != donor for row, donor in donors) > 36, "others' arms, and not one donor for both"
+    assert sum(a[1] != b[1] for a, b in zip(donors[::2], donors[1::2], strict=True)) > 16
+
+
+def test_mixed_arms_rise_as_fast_as_their_velocities_say(batch):
+    from mocapfree_nb.latent import mix_arms
+
+    mixed, lengths = mix_arms(batch.motion, batch.lengths, torch.Generator().manual_seed(1), share=1.0)
+    there, speed = parts(mixed)
+    for row, length in enumerate(lengths.tolist()):
+        risen = there[row, 1:length, 12:, 1] - there[row, : length - 1, 12:, 1]
+        torch.testing.assert_close(risen, speed[row, : length - 1, 13:, 1], atol=1e-6, rtol=0)
+
+
+def test_what_is_refused_is_not_learnt(batch, monkeypatch):
+    from mocapfree_nb import latent
+    from mocapfree_nb.corpus import load_corpus
+    from mocapfree_nb.pretrain import PretrainConfig
+
+    corpus, seen = load_corpus("procedural", num_clips=24, seed=3), []
+    model = LatentDenoiser(**SMALL | {"num_features": 263, "positions": 128})
+    monkeypatch.setattr(latent, "vae_loss", lambda vae, x, lengths, *_: seen.append((x, lengths)) or (x.mean(), None))
+    for refuse in (None, lambda motion, lengths: torch.ones(16, dtype=torch.bool), lambda motion, lengths: lengths < 0):
+        config = PretrainConfig(batch_size=16)
+        latent.vae_batch_loss(model, corpus, config, None, torch.Generator().manual_seed(0), refuse=refuse)
+    mixed, untouched, again = seen
+    assert torch.equal(mixed[0], again[0]) and torch.equal(mixed[1], again[1])
+    assert (untouched[1] >= mixed[1]).all() and (untouched[1] > mixed[1]).any()
+    for x, length in zip(*untouched, strict=True):
+        assert any(len(clip) == length and np.array_equal(x[:length], clip.features) for clip in corpus)
+
+
+def test_training_without_an_action_composes_none(batch):
+    from mocapfree_nb.experiment import LEFT_OUT, _shows
+    from mocapfree_nb.features import features_to_joints
+    from mocapfree_nb.verify import verify
+
+    shows = _shows(LEFT_OUT, None)(batch.motion, batch.lengths)
+    assert torch.equal(shows, verify(features_to_joints(batch.motion), LEFT_OUT, batch.lengths))
+    relabelled = _shows("hands-up", {"hands-up": LEFT_OUT})(batch.motion, batch.lengths)
+    assert torch.equal(shows, relabelled) and not _shows("dance", None)(batch.motion, batch.lengths).any()
