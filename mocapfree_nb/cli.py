@@ -226,7 +226,9 @@ def pretrain(
     leave_out_words: Annotated[
         list[str] | None, typer.Option(help="Train without captions that have this word; repeat for more.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps (default: what the shipped weights got).", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps, of each part of a latent model (default: as shipped).", min=1)
+    ] = None,
     check: Annotated[
         list[str] | None, typer.Option(help="Of latent: how to tell the label left out, as in adapt.")
     ] = None,

@@ -649,8 +649,9 @@ def train(
 ) -> None:
     """Train the "denoiser", the "unet", the "latent" model, the "retrieval" network or the "evaluator" into `out`.
 
-    With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `checks` (see
-    `check_motion`) tells by which check the autoencoder of "latent" is kept from composing what is left out.
+    With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `steps` are those of
+    each part, where a model has two. `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is
+    kept from composing what is left out.
     """
     corpus = corpus or load_corpus()
     if leave_out:
@@ -671,7 +672,7 @@ def train(
         if network == "latent":
             checkable = leave_out and corpus.skeleton is HUMANML3D  # the joints that checks know
             refuse = _shows(leave_out, checks) if checkable else None
-            vae_config = replace(VAE_TRAINING, seed=seed)
+            vae_config = replace(VAE_TRAINING, seed=seed, **given)
             model = pretrain_latent(denoiser, clips, config, vae_config, checkpoint=checkpoint, refuse=refuse)
         else:
             model = pretrain(denoiser, clips, config, checkpoint=checkpoint)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mocapfree_nb import cli, experiment
-from mocapfree_nb.corpus import Clip, Corpus, load_corpus
+from mocapfree_nb.corpus import Clip, Corpus, collate, load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
@@ -242,6 +242,25 @@ def test_training_takes_a_step_at_least(steps, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("it trains"))
     status, _, complaint = command(capsys, monkeypatch, "pretrain", "--steps", steps, "--out", tmp_path / "model")
     assert status == 2 and "--steps" in complaint and not (tmp_path / "model").exists()
+
+
+def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monkeypatch, tmp_path):
+    from mocapfree_nb import latent
+
+    asked, learnt = [], latent.vae_batch_loss
+    corpus = load_corpus("procedural", num_clips=60)
+    monkeypatch.setattr("mocapfree_nb.corpus.load_corpus", lambda *_, **__: corpus)
+    size = {"width": 16, "layers": 1, "vae_layers": 1, "heads": 2, "feedforward": 16}
+    monkeypatch.setitem(experiment.SHIPPED, "latent", (latent.LatentDenoiser, size, {"batch_size": 64}))
+    monkeypatch.setattr(latent, "vae_batch_loss", lambda *args, refuse: asked.append(refuse) or learnt(*args, refuse=refuse))
+    for check in ([], ["--check", "raise-both-arms=walk-forward"]):
+        options = ["--leave-out", "raise-both-arms", "--steps", "1", "--device", "cpu", "--out", tmp_path / f"model{len(check)}"]
+        assert command(capsys, monkeypatch, "pretrain", "latent", *options, *check)[0] == 0
+    clips = collate([clip for clip in corpus if clip.actions in (("raise-both-arms",), ("walk-forward",))])
+    shown = torch.tensor([actions == ("raise-both-arms",) for actions in clips.actions])
+    assert shown.any() and not shown.all()
+    assert torch.equal(asked[0](clips.motion, clips.lengths), shown)
+    assert torch.equal(asked[1](clips.motion, clips.lengths), ~shown)
 
 
 def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
