@@ -116,15 +116,14 @@ def demo(
 
     Takes a few minutes on two CPU cores. A demo that was interrupted goes on where it stopped.
     """
-    from mocapfree_nb.ddpo import DDPOConfig
-    from mocapfree_nb.experiment import adapt, next_run, shipped_models
+    from mocapfree_nb.experiment import adapt, next_run, shipped_recipe
 
-    base, full, changes = shipped_models(model)
+    recipe = shipped_recipe(model, seed)
     usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
     folder = Path("runs") / name if name else next_run("runs", usual)
     _refuse_finished(folder)
     print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
-    _announce(adapt(model=base, full_model=full, config=DDPOConfig(seed=seed, **changes), folder=folder), folder)
+    _announce(adapt(**recipe, folder=folder), folder)
 
 
 @app.command()

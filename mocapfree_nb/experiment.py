@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
            'check_motion', 'Judges', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination', 'Report',
            'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
-           'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_models', 'train', 'evaluate', 'generate']
+           'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
 import json
@@ -34,7 +34,7 @@ from .metrics import EvaluatorModel, train_evaluator
 from .policy import DiffusionPolicy
 from .pretrain import PretrainConfig, pretrain
 from .protocol import find_words
-from .retrieval import RetrievalModel, RetrievalReward, train_retrieval
+from .retrieval import RetrievalModel, RetrievalReward, from_both_sides, train_retrieval
 from .skeleton import HUMANML3D, KIT_ML
 from .text import default_text_encoder
 from .unet import MotionUNet
@@ -467,6 +467,7 @@ def adapt(
     eta: float | None = None,
     folder: str | Path | None = None,
     margin: bool = False,
+    both_sides: bool = False,
     questions: int = 32,
     device: str = "cpu",
     on_rollout: Callable[[dict], None] | None = None,
@@ -475,7 +476,8 @@ def adapt(
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
-    `make_task`). The reward is the retrieval score or, with `margin`, the score above that of the anchor captions.
+    `make_task`). The reward is the retrieval score or, with `margin`, the score above that of the anchor
+    captions; with `both_sides` the lower of that and the mirror image's (lesson 10).
     `solver` and `eta` choose how the policy walks (lesson 17). `folder` keeps the run; one that is already there with
     the same settings goes on where it stopped.
     Raises `UserError` for what a user can mend.
@@ -493,8 +495,9 @@ def adapt(
     judge = None if looks["before"]["target"]["verified"] is None else GeometryJudge(policy, task, checks)
     read = judges.reward.text_encoder
     reward = RetrievalReward(judges.reward.model, read, task.anchors.prompts) if margin else judges.reward
+    reward = from_both_sides(reward) if both_sides else reward
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
-    settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin}
+    settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
     settings |= {"architecture": type(policy.denoiser).__name__, **walk, **asdict(config)}
     if folder:
         _keep_settings(Path(folder) / "config.json", settings)
@@ -607,23 +610,26 @@ SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, traini
         {"steps": 4000, "batch_size": 32},
     ),
 }
-ARCHITECTURES: dict[str, tuple[str, dict]] = {  # name of their folders, and what the recipe changes for them
-    "transformer": ("denoiser", {}),
-    "unet": ("unet", {"rollouts": 60, "learning_rate": 5e-4, "judge_every": 10}),  # lesson 16
-    "latent": ("latent", {}),
+_GENTLE = {"learning_rate": 5e-4, "judge_every": 10}
+ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to the recipe, score from both sides?
+    "transformer": ("denoiser", {}, False),
+    "unet": ("unet", {"rollouts": 60, **_GENTLE}, False),  # lesson 16
+    "latent": ("latent", {"rollouts": 80, "replay_weight": 0.05, **_GENTLE}, True),  # lesson 15
 }
 VAE_TRAINING = PretrainConfig(steps=6000, batch_size=32)
 
 
-def shipped_models(architecture: str) -> tuple[Path, Path, dict]:
-    """Folders of the shipped model that never saw the left-out action and of the one that did, and changes to the recipe.
+def shipped_recipe(architecture: str, seed: int = 0) -> dict:
+    """What `adapt` is called with to teach a shipped model the left-out action: models, settings and reward.
 
     Raises `UserError` for an architecture that does not exist.
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
-    name, changes = ARCHITECTURES[architecture]
-    return WEIGHTS / f"{name}-leave-one-out", WEIGHTS / name, changes
+    name, changes, both_sides = ARCHITECTURES[architecture]
+    config = DDPOConfig(seed=seed, **changes)
+    models = {"model": WEIGHTS / f"{name}-leave-one-out", "full_model": WEIGHTS / name}
+    return {**models, "config": config, "both_sides": both_sides}
 
 # %% ../nbs/14_experiment.ipynb #9cee0d73
 def _shows(action: str, checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURE_GROUPS', 'to_origin', 'retarget', 'length_mask', 'joints_to_features', 'root_path', 'features_to_joints',
-           'rotations_to_joints']
+           'rotations_to_joints', 'mirror']
 
 # %% ../nbs/01_features.ipynb #7396471f
 from functools import lru_cache
@@ -299,3 +299,26 @@ def rotations_to_joints(
             whole[joint] = turned = turned @ local[..., joint - 1, :, :]
     bones = (torch.stack(whole[1:], dim=-3) @ rest)[..., 0]
     return sum_bones(torch.cat([root[..., None, :], bones], dim=-2), skeleton)
+
+# %% ../nbs/01_features.ipynb #c2f5d8b1
+@lru_cache
+def _mirror_map(skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Which column each column of a mirrored motion is taken from, and with which sign."""
+    groups, twin = FEATURE_GROUPS(skeleton), list(range(skeleton.num_joints))
+    for left, right in zip(skeleton.left_joints, skeleton.right_joints, strict=True):
+        twin[left], twin[right] = right, left
+    order, sign = torch.arange(skeleton.num_features), torch.ones(skeleton.num_features)
+    sign[groups["yaw_velocity"].start] = sign[groups["root_velocity"].start] = -1
+    point, turn = [-1.0, 1.0, 1.0], [1.0, -1.0, -1.0, -1.0, 1.0, 1.0]
+    for name, first, signs in (("positions", 1, point), ("rotations", 1, turn), ("velocities", 0, point)):
+        others = [joint - first for joint in twin[first:]]
+        order[groups[name]] = order[groups[name]].unflatten(0, (-1, len(signs)))[others].flatten()
+        sign[groups[name]] = torch.tensor(signs).repeat(len(others))
+    order[groups["contacts"]] = order[groups["contacts"]].roll(2)
+    return order, sign
+
+
+def mirror(features: Tensor, skeleton: Skeleton = HUMANML3D) -> Tensor:
+    """Features (..., T, 12 J - 1) of the motion seen in a mirror, left and right exchanged."""
+    order, sign = _mirror_map(skeleton)
+    return features[..., order.to(features.device)] * sign.to(features)

@@ -6,7 +6,7 @@
 __all__ = ['LOSS_WEIGHTS', 'false_negatives', 'info_nce', 'kl_divergence', 'DistributionEncoder', 'MotionJudge', 'group_frames',
            'RetrievalModel', 'decode', 'StackedCorpus', 'stack_corpus', 'stack_splits', 'spoil', 'cosines', 'blend',
            'sample', 'retrieval_loss', 'embed_corpus', 'recall_in_batches', 'draw_batch', 'fit', 'train_retrieval',
-           'margin', 'RetrievalReward', 'swap_sides', 'side_accuracy']
+           'margin', 'RetrievalReward', 'swap_sides', 'side_accuracy', 'from_both_sides']
 
 # %% ../nbs/10_retrieval.ipynb #5f6d1ef0
 import math
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .corpus import Corpus
-from .features import length_mask
+from .features import length_mask, mirror
 from .files import PretrainedModel, UserError
 from .guards import check_width
+from .skeleton import HUMANML3D, KIT_ML
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 
 # %% ../nbs/10_retrieval.ipynb #b0166500
@@ -605,3 +606,14 @@ def side_accuracy(model: RetrievalModel, corpus: Corpus, text_encoder: TextEncod
     own = reward(motion, lengths, [clip.captions[0] for clip in clips])
     mirrored = reward(motion, lengths, [swap_sides(clip.captions[0]) for clip in clips])
     return (own > mirrored).float().mean().item()
+
+# %% ../nbs/10_retrieval.ipynb #06391cf5
+def from_both_sides(reward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The reward that counts the lower of two scores: of raw motion (B, T, F), and of its mirror image with sides swapped."""
+
+    def lower(motion: Tensor, lengths: Tensor, prompts: Sequence[str]) -> Tensor:
+        skeleton = KIT_ML if motion.shape[-1] == KIT_ML.num_features else HUMANML3D
+        seen = reward(mirror(motion, skeleton), lengths, [swap_sides(prompt) for prompt in prompts])
+        return torch.minimum(reward(motion, lengths, prompts), seen)
+
+    return lower

@@ -334,3 +334,25 @@ def test_a_folder_with_a_handful_of_held_out_clips_will_do(base):
     small = CORPUS.subset(clip for clip in CORPUS if clip.split != "test" or clip.name in names)
     report = quick(base, target=TARGET, corpus=small)
     assert report.after["n"] > 0 and all(0 <= share <= 1 for share in report.after["r_precision"])
+
+
+def test_a_score_from_both_sides_is_what_the_latent_recipe_follows(base, monkeypatch):
+    followed, plain = [], experiment.DDPOTrainer
+
+    def trainer(policy, reward, *rest):
+        followed.append(reward)
+        return plain(policy, reward, *rest)
+
+    monkeypatch.setattr(experiment, "DDPOTrainer", trainer)
+    given = {name: experiment.shipped_recipe(name, seed=3) for name in experiment.ARCHITECTURES}
+    assert [recipe["both_sides"] for recipe in given.values()] == [False, False, True]
+    assert all(recipe["config"].seed == 3 and recipe["model"].is_dir() for recipe in given.values())
+    looked = []
+    monkeypatch.setattr(experiment, "from_both_sides", lambda reward: looked.append(reward) or reward)
+    for both_sides in (False, True):
+        values = experiment.adapt(
+            TARGET, CORPUS, model=base, full_model=None, config=dataclasses.replace(QUICK, rollouts=1), steps=3, questions=4,
+            both_sides=both_sides, progress=False,
+        ).values
+        assert values["config"]["both_sides"] is both_sides and len(looked) == both_sides
+    assert followed[1] is looked[0]

@@ -17,12 +17,13 @@ from mocapfree_nb.features import (
     features_to_joints,
     joints_to_features,
     length_mask,
+    mirror,
     retarget,
     root_path,
     rotations_to_joints,
     to_origin,
 )
-from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, forward_kinematics
+from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, forward_kinematics, sum_bones
 
 CARRIED = Path(__file__).parent / "reference" / "features.npz"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -424,3 +425,20 @@ def test_nan_in_the_real_frames_of_a_padded_batch():
     with pytest.raises(ValueError, match="NaN"):
         joints_to_features(clips, lengths=[10, 5])
     assert torch.isfinite(joints_to_features(clips, lengths=[10, 4])).all()
+
+
+@pytest.mark.parametrize("skeleton", [HUMANML3D, KIT_ML], ids=lambda skeleton: skeleton.name)
+def test_features_of_a_mirrored_motion_are_the_mirrored_features(skeleton):
+    generator = torch.Generator().manual_seed(0)
+    rest = torch.as_tensor(np.array(skeleton.offsets), dtype=torch.float64)
+    sway = torch.randn(1, skeleton.num_joints, 3, generator=generator, dtype=torch.float64) * rest.abs().max() / 4
+    phase = torch.rand(skeleton.num_joints, 3, generator=generator, dtype=torch.float64) * 6
+    time = torch.arange(30, dtype=torch.float64)[:, None, None] / 5
+    joints = sum_bones(rest, skeleton) + sway * torch.sin(time + phase)
+    twin = list(range(skeleton.num_joints))
+    for left, right in zip(skeleton.left_joints, skeleton.right_joints, strict=True):
+        twin[left], twin[right] = right, left
+    seen = joints[:, twin] * torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
+    features = joints_to_features(joints, skeleton)
+    torch.testing.assert_close(mirror(features, skeleton), joints_to_features(seen, skeleton), atol=1e-7, rtol=1e-7)
+    assert torch.equal(mirror(mirror(features, skeleton), skeleton), features)
