@@ -613,8 +613,8 @@ SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, traini
 _GENTLE = {"learning_rate": 5e-4, "judge_every": 10}
 ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to the recipe, score from both sides?
     "transformer": ("denoiser", {}, False),
-    "unet": ("unet", {"rollouts": 60, **_GENTLE}, False),  # lesson 16
-    "latent": ("latent", {"rollouts": 80, "replay_weight": 0.05, **_GENTLE}, True),  # lesson 15
+    "unet": ("unet", {"rollouts": 60, "replay_weight": 0.05, **_GENTLE}, True),  # lesson 16
+    "latent": ("latent", {"rollouts": 80, "replay_weight": 0.1, **_GENTLE}, True),  # lesson 15
 }
 VAE_TRAINING = PretrainConfig(steps=6000, batch_size=32)
 
