@@ -432,6 +432,14 @@ def _keep_settings(path: Path, settings: Mapping) -> None:
     write_json(path, settings)
 
 
+def _reward_of(judges: Judges, task: Task, margin: bool, both_sides: bool) -> Callable[..., Tensor]:
+    """What the policy follows; see `adapt`."""
+    reward = judges.reward
+    if margin:
+        reward = RetrievalReward(reward.model, reward.text_encoder, task.anchors.prompts)
+    return from_both_sides(reward) if both_sides else reward
+
+
 def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log: list[dict], seconds: float) -> dict:
     """What `report.json` holds: the rows of `looks` (before, after, perhaps full_data) and how they came about."""
     values = {
@@ -493,9 +501,7 @@ def adapt(
     if full_model:
         looks["full_data"] = examination(load_policy(full_model, **walk))
     judge = None if looks["before"]["target"]["verified"] is None else GeometryJudge(policy, task, checks)
-    read = judges.reward.text_encoder
-    reward = RetrievalReward(judges.reward.model, read, task.anchors.prompts) if margin else judges.reward
-    reward = from_both_sides(reward) if both_sides else reward
+    reward = _reward_of(judges, task, margin, both_sides)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
     settings |= {"architecture": type(policy.denoiser).__name__, **walk, **asdict(config)}
