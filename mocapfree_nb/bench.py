@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
+from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, collect, update
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.experiment import load_denoiser, load_policy
-from mocapfree_nb.export import ENDINGS, export_motion, fit_pose
+from mocapfree_nb.output.export import ENDINGS, export_motion, fit_pose
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
-from mocapfree_nb.latent import LatentDenoiser
+from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.metrics import multimodality
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
-from mocapfree_nb.protocol import measure, summarise
+from mocapfree_nb.published.protocol import measure, summarise
 from mocapfree_nb.retrieval import RetrievalModel, RetrievalReward
 from mocapfree_nb.text import default_text_encoder
 

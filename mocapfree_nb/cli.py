@@ -296,7 +296,7 @@ def evaluate(
     from mocapfree_nb.files import write_json
 
     if protocol is not None:
-        from mocapfree_nb import protocol as published
+        from mocapfree_nb.published import protocol as published
 
         needed = {"--data": data, "--evaluator": evaluator}
         if protocol is ProtocolName.retrieval:
@@ -369,7 +369,7 @@ def compare(
     """
     from mocapfree_nb.bench import measure_round
     from mocapfree_nb.files import read_json, write_atomically
-    from mocapfree_nb.report import comparison_html, comparison_rows, comparison_text
+    from mocapfree_nb.output.report import comparison_html, comparison_rows, comparison_text
 
     paths = {str(run): run if run.suffix == ".json" else run / "report.json" for run in runs}
     reports = {name: read_json(path) for name, path in paths.items()}
@@ -400,7 +400,7 @@ def checkpoint(
 
     Runs nothing that lies in the file. Every array must find its place: what is missing or left over is named.
     """
-    from mocapfree_nb.checkpoints import convert, read_checkpoint
+    from mocapfree_nb.published.checkpoints import convert, read_checkpoint
 
     settings = {key: value for key, value in (("heads", heads), ("num_timesteps", timesteps)) if value}
     if out:
@@ -516,7 +516,7 @@ def view(
     fps: FramesPerSecond = None,
 ) -> None:
     """Write a page that plays motion: what `mocapfree generate` wrote, or before and after of a run."""
-    from mocapfree_nb.export import load_takes, takes_html
+    from mocapfree_nb.output.export import load_takes, takes_html
     from mocapfree_nb.files import write_atomically
 
     takes, most = load_takes(source), 24
@@ -545,8 +545,8 @@ def export(
     A run shows before and after side by side; what holds one motion gets the one after adaptation (see --panel).
     Without --body a body is made of capsules. A .glb is animated; an .obj or .ply holds one frame.
     """
-    from mocapfree_nb.body import MESH_ENDINGS, dress, save_body
-    from mocapfree_nb.export import ENDINGS, choose, export_motion, load_takes
+    from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
+    from mocapfree_nb.output.export import ENDINGS, choose, export_motion, load_takes
 
     if out.suffix not in (*ENDINGS, *MESH_ENDINGS):
         raise UserError(f"{out}: choose a name that ends in {', '.join((*ENDINGS, *MESH_ENDINGS))}")

@@ -1,4 +1,4 @@
-"""How fast the player is on this machine: `python tests/player_bench.py` prints the table of lesson 05. Not a test."""
+"""How fast the player is on this machine: `python tests/player_bench.py` prints the table of lesson 02. Not a test."""
 
 import statistics
 import tempfile

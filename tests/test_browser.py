@@ -8,7 +8,7 @@ from browser import Hands, chromium, listen
 
 from mocapfree_nb import viewer
 from mocapfree_nb.procedural import generate_clips
-from mocapfree_nb.report import players_html, report_html
+from mocapfree_nb.output.report import players_html, report_html
 from mocapfree_nb.skeleton import HUMANML3D
 from mocapfree_nb.viewer import Chart, MotionPlayer, page_html
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import datasets
-from mocapfree_nb.capture import find_body_model, find_joints, read_amass, read_bvh
+from mocapfree_nb.data import folders
+from mocapfree_nb.data.capture import find_body_model, find_joints, read_amass, read_bvh
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.features import joints_to_features, retarget
 from mocapfree_nb.files import UserError
-from mocapfree_nb.guards import toes_forward
+from mocapfree_nb.data.checks import toes_forward
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mocapfree_nb.convert import convert_skeleton, resample
+from mocapfree_nb.data.convert import convert_skeleton, resample
 from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML

@@ -10,11 +10,11 @@ import zlib
 import numpy as np
 import pytest
 
-from mocapfree_nb import datasets
+from mocapfree_nb.data import folders
 from mocapfree_nb.bench import write_folder
-from mocapfree_nb.convert import convert_skeleton
+from mocapfree_nb.data.convert import convert_skeleton
 from mocapfree_nb.corpus import load_corpus
-from mocapfree_nb.datasets import DataFolder, pack_path, parse_captions, read_recordings
+from mocapfree_nb.data.folders import DataFolder, pack_path, parse_captions, read_recordings
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import generate_clips

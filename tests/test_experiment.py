@@ -245,7 +245,7 @@ def test_training_takes_a_step_at_least(steps, capsys, monkeypatch, tmp_path):
 
 
 def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monkeypatch, tmp_path):
-    from mocapfree_nb import latent
+    from mocapfree_nb.models import latent
 
     asked, learnt = [], latent.vae_batch_loss
     corpus = load_corpus("procedural", num_clips=60)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mocapfree_nb import cli, export
-from mocapfree_nb.export import (
+from mocapfree_nb.output.export import (
     draw_frames,
     export_motion,
     fit_pose,
@@ -293,7 +293,7 @@ def test_a_run_keeps_its_motions(tmp_path):
 
 
 def test_no_reader_or_writer_is_imported_before_it_is_needed():
-    code = "import sys, mocapfree_nb.export; print([m for m in ('pybvh', 'imageio_ffmpeg', 'trimesh') if m in sys.modules])"
+    code = "import sys, mocapfree_nb.output.export; print([m for m in ('pybvh', 'imageio_ffmpeg', 'trimesh') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

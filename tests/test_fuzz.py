@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_capture import amass, body_model, bvh
 
-from mocapfree_nb import datasets
+from mocapfree_nb.data import folders
 from mocapfree_nb.bench import write_folder
-from mocapfree_nb.capture import read_amass, read_bvh
+from mocapfree_nb.data.capture import read_amass, read_bvh
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.files import UserError
 

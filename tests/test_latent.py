@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mocapfree_nb.files import UserError
-from mocapfree_nb.latent import LatentDenoiser, kl_to_standard_normal
+from mocapfree_nb.models.latent import LatentDenoiser, kl_to_standard_normal
 from mocapfree_nb.schedule import NoiseSchedule
 from mocapfree_nb.solvers import find_solver
 from mocapfree_nb.text import TextEmbedding
@@ -201,7 +201,7 @@ def test_the_reference_schedule_is_ours():
 
 def test_first_the_vae_is_trained_and_then_the_network_alone():
     from mocapfree_nb.corpus import load_corpus
-    from mocapfree_nb.latent import pretrain_latent
+    from mocapfree_nb.models.latent import pretrain_latent
     from mocapfree_nb.pretrain import PretrainConfig
 
     corpus = load_corpus("procedural", num_clips=40).split("train")
@@ -238,7 +238,7 @@ def parts(motion):
 
 
 def test_mixed_arms_are_a_donors_and_legs_stay(batch):
-    from mocapfree_nb.latent import mix_arms
+    from mocapfree_nb.models.latent import mix_arms
 
     mixed, lengths = mix_arms(batch.motion, batch.lengths, torch.Generator().manual_seed(0), share=1.0)
     assert (lengths <= batch.lengths).all() and (lengths < batch.lengths).any()
@@ -262,7 +262,7 @@ def test_mixed_arms_are_a_donors_and_legs_stay(batch):
 
 
 def test_mixed_arms_rise_as_fast_as_their_velocities_say(batch):
-    from mocapfree_nb.latent import mix_arms
+    from mocapfree_nb.models.latent import mix_arms
 
     mixed, lengths = mix_arms(batch.motion, batch.lengths, torch.Generator().manual_seed(1), share=1.0)
     there, speed = parts(mixed)
@@ -272,7 +272,7 @@ def test_mixed_arms_rise_as_fast_as_their_velocities_say(batch):
 
 
 def test_what_is_refused_is_not_learnt(batch, monkeypatch):
-    from mocapfree_nb import latent
+    from mocapfree_nb.models import latent
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.pretrain import PretrainConfig
 

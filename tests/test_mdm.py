@@ -9,7 +9,7 @@ import torch
 
 from mocapfree_nb.features import length_mask
 from mocapfree_nb.files import UserError
-from mocapfree_nb.mdm import MDM, MDM_NAMES, interleaved_sinusoids, replace_names
+from mocapfree_nb.models.mdm import MDM, MDM_NAMES, interleaved_sinusoids, replace_names
 from mocapfree_nb.text import TextEmbedding
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -124,7 +124,7 @@ def test_the_position_table_is_all_that_double_precision_differs_by(files, name,
     def stored(positions, width):
         return times if positions is t else table[positions]
 
-    monkeypatch.setattr("mocapfree_nb.mdm.interleaved_sinusoids", stored)
+    monkeypatch.setattr("mocapfree_nb.models.mdm.interleaved_sinusoids", stored)
     model, valid = build(arrays, name, True, torch.float64), length_mask(lengths, x.shape[1])
     found = model.answer(x, t, text, valid, torch.ones(len(x), dtype=torch.bool))
     assert (found - expected(arrays, name, True, "out_cond_float64")).abs().max() < 1e-9

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mocapfree_nb.report import comparison_html, comparison_rows, comparison_text, players_html, report_html
+from mocapfree_nb.output.report import comparison_html, comparison_rows, comparison_text, players_html, report_html
 from mocapfree_nb.skeleton import HUMANML3D
 
 NASTY = '</script><img src=x onerror=alert(1)>"'

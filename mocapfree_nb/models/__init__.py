@@ -1,0 +1,1 @@
+"""Denoising networks beside the transformer of the spine."""

@@ -1,0 +1,1 @@
+"""Out of the notebook: inverse kinematics, files, video, surfaces, reports."""

@@ -1,0 +1,1 @@
+"""Weights and measures of the field: encoders, checkpoints, the evaluation protocol."""
