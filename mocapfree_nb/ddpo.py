@@ -601,7 +601,8 @@ def load_checkpoint(trainer: DDPOState) -> None:
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #8e5a61d3
 from .features import features_to_joints
-from .viewer import Chart, MotionPlayer
+from .player import Chart
+from .widgets import MotionPlayer
 
 
 class TrainingView:

@@ -353,7 +353,7 @@ def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 3) -> dict[
     }
 
 # %% ../nbs/6_judging/21_experiment.ipynb #90bd64f2
-from .viewer import MotionPlayer
+from .widgets import MotionPlayer
 
 
 def motion_player(report: Report, part: str = "target", index: int = 0) -> MotionPlayer:

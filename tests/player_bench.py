@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 from browser import chromium
 
+from mocapfree_nb.player import player_code
+from mocapfree_nb.plotting import plot_motion
 from mocapfree_nb.procedural import generate_clips
-from mocapfree_nb.viewer import MotionPlayer, film_strip, player_code, plot_motion
+from mocapfree_nb.viewer import film_strip
+from mocapfree_nb.widgets import MotionPlayer
 
 # Draws of the first panel, counted for three seconds while it plays.
 COUNT = """() => new Promise(done => {

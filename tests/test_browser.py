@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from browser import Hands, chromium, listen
 
-from mocapfree_nb import viewer
-from mocapfree_nb.procedural import generate_clips
+from mocapfree_nb import player
 from mocapfree_nb.output.report import players_html, report_html
+from mocapfree_nb.player import Chart, page_html
+from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D
-from mocapfree_nb.viewer import Chart, MotionPlayer, page_html
+from mocapfree_nb.widgets import MotionPlayer
 
 pytestmark = pytest.mark.flaky(reruns=1)  # a browser on a machine that is busy with something else
 NASTY = "</script><img src=x onerror=document.title='caught'><script>document.title='caught'</script>"
@@ -120,7 +121,7 @@ def test_a_speed_set_before_the_scene_is_unpacked_is_kept(open_page, clips):
         module.default.render({ model, el: document.querySelector("div") });
         traits.speed = 2;
         heard["change:speed"]();
-    }""", [viewer._SCRIPT, viewer._json(viewer.player_scene(clips["squat"][:20]))])
+    }""", [player.SCRIPT, player._json(player.player_scene(clips["squat"][:20]))])
     hands = Hands(page, page.locator(".mocapfree-player"))
     hands.expect(hands.player.get_by_role("combobox", name="Speed")).to_have_value("2")
 

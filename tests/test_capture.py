@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.data import folders
 from mocapfree_nb.data.capture import find_body_model, find_joints, read_amass, read_bvh
-from mocapfree_nb.corpus import load_corpus
+from mocapfree_nb.data.checks import toes_forward
 from mocapfree_nb.features import joints_to_features, retarget
 from mocapfree_nb.files import UserError
-from mocapfree_nb.data.checks import toes_forward
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D
 
@@ -286,7 +286,7 @@ def test_a_folder_of_amass_archives(tmp_path, monkeypatch):
 
 
 def test_a_pack_made_without_body_models_does_not_outlive_their_arrival(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "PACK_FROM", 2)
+    monkeypatch.setattr(folders, "PACK_FROM", 2)
     monkeypatch.setenv("MOCAPFREE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MOCAPFREE_BODY_MODELS", raising=False)
     for name, gender in (("a", "female"), ("b", "male")):
@@ -294,9 +294,9 @@ def test_a_pack_made_without_body_models_does_not_outlive_their_arrival(tmp_path
     write(tmp_path / "AMASS/captions.csv", "name,caption\na,she moves\nb,he moves\n")
 
     def read() -> tuple[list[str], list[str]]:
-        data = datasets.DataFolder(tmp_path / "AMASS")
-        recordings, faults = datasets.read_recordings(data)
-        assert datasets.pack_path(data).exists() == bool(recordings)
+        data = folders.DataFolder(tmp_path / "AMASS")
+        recordings, faults = folders.read_recordings(data)
+        assert folders.pack_path(data).exists() == bool(recordings)
         return [recording.name for recording in recordings], [name for name, _ in faults]
 
     assert read() == ([], ["a", "b"])

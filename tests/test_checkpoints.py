@@ -16,18 +16,25 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from mocapfree_nb.published.checkpoints import convert, find_statistics, from_checkpoint, read_checkpoint, read_tensors, text_encoder_for
 from mocapfree_nb.cli import app
 from mocapfree_nb.ddpo import add_lora
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
-from mocapfree_nb.published.encoders import TMR, GuoEvaluator
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.mdm import MDM
+from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.published.checkpoints import (
+    convert,
+    find_statistics,
+    from_checkpoint,
+    read_checkpoint,
+    read_tensors,
+    text_encoder_for,
+)
+from mocapfree_nb.published.encoders import TMR, GuoEvaluator
 from mocapfree_nb.retrieval import RetrievalReward
 from mocapfree_nb.text import TextEmbedding
-from mocapfree_nb.models.unet import MotionUNet
 
 REFERENCE = Path(__file__).parent / "reference"
 

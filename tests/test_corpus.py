@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mocapfree_nb import corpus as corpus_module
-from mocapfree_nb.corpus import SPLITS, Clip, Corpus, assign_splits, collate, load_corpus, statistics
-from mocapfree_nb.data.folders import features_in_batches, parse_captions
+from mocapfree_nb.corpus import Clip, Corpus, assign_splits, collate, load_corpus, statistics
+from mocapfree_nb.data.folders import SPLITS, features_in_batches, parse_captions
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, to_origin
 from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import generate_clips

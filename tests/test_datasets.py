@@ -10,10 +10,10 @@ import zlib
 import numpy as np
 import pytest
 
-from mocapfree_nb.data import folders
 from mocapfree_nb.bench import write_folder
-from mocapfree_nb.data.convert import convert_skeleton
 from mocapfree_nb.corpus import load_corpus
+from mocapfree_nb.data import folders
+from mocapfree_nb.data.convert import convert_skeleton
 from mocapfree_nb.data.folders import DataFolder, pack_path, parse_captions, read_recordings
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
@@ -55,7 +55,7 @@ def shipped(tmp_path, template):
 @pytest.fixture
 def large(tmp_path, template, monkeypatch):
     """The same without joints, as a folder that is large enough for a pack."""
-    monkeypatch.setattr(datasets, "PACK_FROM", 10)
+    monkeypatch.setattr(folders, "PACK_FROM", 10)
     return shutil.copytree(template, tmp_path / "large", ignore=shutil.ignore_patterns("new_joints"))
 
 
@@ -161,9 +161,9 @@ def refuse(*arguments, **options):
 
 
 def test_the_pack_gives_what_the_files_hold_and_the_files_are_read_once(large, monkeypatch):
-    plain = list(datasets._read_all(data := DataFolder(large), data.names, HUMANML3D, []))
+    plain = list(folders._read_all(data := DataFolder(large), data.names, HUMANML3D, []))
     packed, _ = read_recordings(DataFolder(large))
-    monkeypatch.setattr(datasets, "load_array", refuse)
+    monkeypatch.setattr(folders, "load_array", refuse)
     again, _ = read_recordings(DataFolder(large))
     assert same(plain, packed) and same(plain, again)
     vectors = np.load(pack_path(data))  # a pack is a plain array to numpy
@@ -191,7 +191,7 @@ def test_a_changed_folder_is_packed_anew(large, change, monkeypatch):
     read_recordings(DataFolder(large))
     CHANGES[change](large)
     data = DataFolder(large)
-    expected = list(datasets._read_all(data, data.names, HUMANML3D, []))
+    expected = list(folders._read_all(data, data.names, HUMANML3D, []))
     before = pack_path(data).stat().st_mtime_ns
     found, _ = read_recordings(data)
     assert same(found, expected) and pack_path(data).stat().st_mtime_ns > before
@@ -201,7 +201,7 @@ def test_lists_may_change_without_packing_anew(large, monkeypatch):
     load_corpus(large)
     (large / "test.txt").write_text((large / "test.txt").read_text() + (large / "val.txt").read_text())
     (large / "val.txt").write_text("")
-    monkeypatch.setattr(datasets, "load_array", lambda path: np.load(path) if path.parent == large else refuse())
+    monkeypatch.setattr(folders, "load_array", lambda path: np.load(path) if path.parent == large else refuse())
     assert len(load_corpus(large).split("val")) == 0
 
 
@@ -267,8 +267,8 @@ def test_without_room_for_a_pack_the_folder_is_read_into_memory(large, monkeypat
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    expected = list(datasets._read_all(data := DataFolder(large), data.names, HUMANML3D, []))
-    monkeypatch.setattr(datasets.zlib, "crc32", full)
+    expected = list(folders._read_all(data := DataFolder(large), data.names, HUMANML3D, []))
+    monkeypatch.setattr(folders.zlib, "crc32", full)
     with pytest.warns(UserWarning, match="no packed copy could be kept.*No space left.*MOCAPFREE_CACHE"):
         found, _ = read_recordings(data)
     assert same(found, expected) and list((tmp_path / "cache").iterdir()) == []
@@ -279,7 +279,7 @@ def test_without_room_for_a_pack_the_folder_is_read_into_memory(large, monkeypat
 
 
 def test_an_interrupted_packing_leaves_nothing(large, monkeypatch, own_cache):
-    monkeypatch.setattr(datasets.zlib, "crc32", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(folders.zlib, "crc32", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         read_recordings(DataFolder(large))
     assert list(own_cache.iterdir()) == []
@@ -312,7 +312,7 @@ def test_programs_that_pack_at_once_get_the_same_and_leave_one_whole_pack(large,
     found = [answers.get(timeout=300) for _ in programs]
     for program in programs:
         program.join(timeout=300)
-    expected = list(datasets._read_all(data := DataFolder(large), data.names, HUMANML3D, []))
+    expected = list(folders._read_all(data := DataFolder(large), data.names, HUMANML3D, []))
     assert found == [[(r.name, zlib.crc32(r.features)) for r in expected]] * 3
     assert [path.name for path in own_cache.iterdir()] == [pack_path(data).name]
 
@@ -325,11 +325,11 @@ def test_clips_of_a_pack_are_cut_like_those_of_files(large, monkeypatch):
     (large / "texts/000001.txt").write_text("all#x#0#0\nsome#x#0.5#1.7\n")
     options = {"max_frames": 50, "min_frames": 20}
     packed = load_corpus(large, **options)
-    monkeypatch.setattr(datasets, "PACK_FROM", 10_000)
+    monkeypatch.setattr(folders, "PACK_FROM", 10_000)
     plain = load_corpus(large, **options)
     assert [(c.name, c.captions, c.split) for c in packed] == [(c.name, c.captions, c.split) for c in plain]
     assert all(np.array_equal(a.features, b.features) for a, b in zip(packed, plain, strict=True))
-    assert {len(clip) for clip in packed} >= {50, 24} and isinstance(packed[0].motion, datasets.StoredMotion)
+    assert {len(clip) for clip in packed} >= {50, 24} and isinstance(packed[0].motion, folders.StoredMotion)
 
 
 # --- KIT-ML on the shared skeleton ---------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_kit_ml_in_its_own_features_and_on_the_shared_skeleton(kit):
 
 
 def test_the_two_forms_of_kit_ml_have_packs_of_their_own(kit, monkeypatch):
-    monkeypatch.setattr(datasets, "PACK_FROM", 10)
+    monkeypatch.setattr(folders, "PACK_FROM", 10)
     data = DataFolder(kit)
     for _ in range(2):
         assert read_recordings(data)[0][0].features.shape[1] == 251

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mocapfree_nb import cli, export
+from mocapfree_nb import cli
+from mocapfree_nb.files import UserError
+from mocapfree_nb.output import export
 from mocapfree_nb.output.export import (
     draw_frames,
     export_motion,
@@ -23,7 +25,6 @@ from mocapfree_nb.output.export import (
     save_motions,
     save_mp4,
 )
-from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, forward_kinematics
 from mocapfree_nb.viewer import COLOURS
@@ -293,7 +294,8 @@ def test_a_run_keeps_its_motions(tmp_path):
 
 
 def test_no_reader_or_writer_is_imported_before_it_is_needed():
-    code = "import sys, mocapfree_nb.output.export; print([m for m in ('pybvh', 'imageio_ffmpeg', 'trimesh') if m in sys.modules])"
+    wanted = "('pybvh', 'imageio_ffmpeg', 'trimesh')"
+    code = f"import sys, mocapfree_nb.output.export; print([m for m in {wanted} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_capture import amass, body_model, bvh
 
-from mocapfree_nb.data import folders
 from mocapfree_nb.bench import write_folder
-from mocapfree_nb.data.capture import read_amass, read_bvh
 from mocapfree_nb.corpus import load_corpus
+from mocapfree_nb.data import folders
+from mocapfree_nb.data.capture import read_amass, read_bvh
 from mocapfree_nb.files import UserError
 
 MARKER = "executed-by-a-pickle"
@@ -159,14 +159,14 @@ def test_amass_archives(bodies, data):
 @given(st.data())
 def test_packs(folder, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "PACK_FROM", 2)
-        opened = datasets.DataFolder(folder)
-        quietly(datasets.read_recordings, opened)
-        path = datasets.pack_path(opened)
+        patch.setattr(folders, "PACK_FROM", 2)
+        opened = folders.DataFolder(folder)
+        quietly(folders.read_recordings, opened)
+        path = folders.pack_path(opened)
         expected = path.read_bytes()
         path.unlink()
         path.write_bytes(data.draw(damaged(expected)))
-        found, _ = quietly(datasets.read_recordings, opened)
+        found, _ = quietly(folders.read_recordings, opened)
         assert not Path(MARKER).exists()
         for recording, name in zip(found, opened.names, strict=True):
             rows = in_one_line(lambda recording=recording: recording.features)

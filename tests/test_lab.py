@@ -19,7 +19,7 @@ LESSONS = ["05_viewer", "06_schedule", "08_policy", "10_retrieval", "11_ddpo", "
 SLOW_MACHINE = "[anywidget] Failed to initialize model"
 TRAITS = """
 import ipywidgets, numpy as np
-from mocapfree_nb.viewer import MotionPlayer, PlayerBox
+from mocapfree_nb.widgets import MotionPlayer, PlayerBox
 bones = np.random.default_rng(0).normal(size=(22, 3))
 player = MotionPlayer(bones + np.linspace(0, 0.2, 30)[:, None, None])
 player.playing = False

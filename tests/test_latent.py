@@ -272,8 +272,8 @@ def test_mixed_arms_rise_as_fast_as_their_velocities_say(batch):
 
 
 def test_what_is_refused_is_not_learnt(batch, monkeypatch):
-    from mocapfree_nb.models import latent
     from mocapfree_nb.corpus import load_corpus
+    from mocapfree_nb.models import latent
     from mocapfree_nb.pretrain import PretrainConfig
 
     corpus, seen = load_corpus("procedural", num_clips=24, seed=3), []

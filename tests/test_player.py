@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import viewer
+from mocapfree_nb import player, viewer
 from mocapfree_nb.files import UserError
+from mocapfree_nb.player import Chart, player_code, player_html, player_scene
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, forward_kinematics
-from mocapfree_nb.viewer import Chart, MotionPlayer, PlayerBox, player_code, player_html, player_scene
+from mocapfree_nb.widgets import MotionPlayer, PlayerBox
 
 NASTY = "</script><img src=x onerror=alert(1)>\"'&"
 
@@ -44,17 +45,17 @@ class Tags(HTMLParser):
 @pytest.mark.parametrize("skeleton", [HUMANML3D, KIT_ML], ids=lambda s: s.name)
 def test_packing_keeps_every_joint_to_a_quarter_of_a_millimetre(skeleton):
     clip = wander(skeleton=skeleton) / (1000 if skeleton.unit == "mm" else 1)
-    back = viewer._unpack(viewer._pack(clip[None]), skeleton.num_joints)
+    back = player.unpack_joints(player.pack_joints(clip[None]), skeleton.num_joints)
     np.testing.assert_allclose(back[0], clip, atol=2.51e-4)
 
 
 def test_packing_wraps_around_and_far_travellers_still_fit():
     "From one end of 16 bits to the other in one frame, and half a kilometre away."
     jumps = np.where(np.arange(8)[:, None, None] % 2, 16.0, -16.0) * np.ones((8, 22, 3))
-    np.testing.assert_allclose(viewer._unpack(viewer._pack(jumps[None]), 22)[0], jumps, atol=2.51e-4)
+    np.testing.assert_allclose(player.unpack_joints(player.pack_joints(jumps[None]), 22)[0], jumps, atol=2.51e-4)
     far = wander(9)
     far[..., 0] += np.linspace(0, 500, len(far))[:, None]
-    np.testing.assert_allclose(viewer._unpack(viewer._pack(far[None]), 22)[0], far, atol=0.01)
+    np.testing.assert_allclose(player.unpack_joints(player.pack_joints(far[None]), 22)[0], far, atol=0.01)
 
 
 def test_denoising_walks_are_packed_state_by_state():
@@ -62,7 +63,7 @@ def test_denoising_walks_are_packed_state_by_state():
     scene = player_scene(walk, denoising=range(4, -1, -1))
     assert scene["steps"] == ["4", "3", "2", "1", "0"] and len(scene["panels"][0]["contacts"]) == 5
     origin = [walk[-1, 0, 0, 0], 0, walk[-1, 0, 0, 2]]
-    np.testing.assert_allclose(viewer._unpack(scene["panels"][0], 22), walk - origin, atol=1.01e-3)
+    np.testing.assert_allclose(player.unpack_joints(scene["panels"][0], 22), walk - origin, atol=1.01e-3)
 
 
 def test_a_clip_is_well_under_50_kb_and_the_code_is_in_a_page_once():
@@ -104,8 +105,8 @@ def test_contact_rings_know_rest_from_sliding_and_from_the_air():
     clip = np.zeros((1, 4, 22, 3))
     clip[0, :, HUMANML3D.feet_left[0], 1] = 0.2
     clip[0, :, HUMANML3D.feet_right[1], 2] = np.arange(4) * 0.03  # .6 m/s
-    assert viewer._contacts(clip, HUMANML3D, fps=20) == ["666e"]  # left toe, right ankle; at the end nothing slides
-    assert viewer._contacts(clip, HUMANML3D, fps=10) == ["eeee"]  # .3 m/s rests
+    assert viewer.resting_feet(clip, HUMANML3D, fps=20) == ["666e"]  # left toe, right ankle; at the end nothing slides
+    assert viewer.resting_feet(clip, HUMANML3D, fps=10) == ["eeee"]  # .3 m/s rests
 
 
 def test_traits_hold_the_place_and_show_keeps_it():

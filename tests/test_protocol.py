@@ -10,17 +10,17 @@ import scipy.linalg
 import torch
 from typer.testing import CliRunner
 
-from mocapfree_nb.published import protocol
 from mocapfree_nb.cli import app
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.data.folders import Caption, Recording
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
-from mocapfree_nb.published.encoders import TMR, GuoEvaluator, GuoWords
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.mdm import MDM
-from mocapfree_nb.published.protocol import PROTOCOLS, Evaluation, Generator, Judge, draw_pass, published_sampler, samples_of
 from mocapfree_nb.models.unet import MotionUNet
+from mocapfree_nb.published import protocol
+from mocapfree_nb.published.encoders import TMR, GuoEvaluator, GuoWords
+from mocapfree_nb.published.protocol import PROTOCOLS, Evaluation, Generator, Judge, draw_pass, published_sampler, samples_of
 
 HUMANML3D, KIT = PROTOCOLS["humanml3d"], PROTOCOLS["kit"]
 REFERENCE = Path(__file__).parent / "reference"

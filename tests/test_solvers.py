@@ -12,11 +12,11 @@ from mocapfree_nb import ddpo
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
+from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.schedule import NoiseSchedule, spaced_timesteps
 from mocapfree_nb.solvers import SOLVERS, find_solver
 from mocapfree_nb.text import TextEmbedding
-from mocapfree_nb.models.unet import MotionUNet
 
 FOLDER = Path(__file__).parent / "reference"
 SDE = {order: np.load(FOLDER / f"sde_dpmsolver_order{order}.npz", allow_pickle=False) for order in (1, 2)}

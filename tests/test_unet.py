@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mocapfree_nb.files import UserError
-from mocapfree_nb.text import TextEmbedding
 from mocapfree_nb.models.unet import MotionUNet
+from mocapfree_nb.text import TextEmbedding
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "stablemofusion_small.npz", allow_pickle=False)
 SMALL = {"num_features": 11, "channels": (16, 24), "time_width": 8, "text_latent": 16, "text_heads": 2}

@@ -9,16 +9,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from mocapfree_nb import viewer
+from mocapfree_nb.player import player_scene
+from mocapfree_nb.plotting import plot_motion
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, forward_kinematics
-from mocapfree_nb.viewer import (
-    COLOURS,
-    MotionPlayer,
-    film_strip,
-    film_strips,
-    player_scene,
-    plot_motion,
-    project,
-)
+from mocapfree_nb.viewer import COLOURS, film_strip, film_strips, project
+from mocapfree_nb.widgets import MotionPlayer
 
 SKELETONS = [HUMANML3D, KIT_ML]
 
@@ -73,7 +68,7 @@ def test_a_strip_draws_every_bone_in_the_colour_of_its_side(skeleton):
 
 @pytest.mark.parametrize("skeleton", SKELETONS, ids=lambda s: s.name)
 def test_strokes_cover_the_tree_once(skeleton):
-    drawn = [bone for stroke in viewer._strokes(skeleton) for bone in zip(stroke, stroke[1:], strict=False)]
+    drawn = [bone for stroke in viewer.strokes_of(skeleton) for bone in zip(stroke, stroke[1:], strict=False)]
     assert sorted(drawn) == sorted(skeleton.bones)
 
 

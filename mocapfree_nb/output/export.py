@@ -27,20 +27,8 @@ from ..data.capture import read_bvh
 from ..features import features_to_joints
 from ..files import UserError, load_array, write_atomically
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_between
-from mocapfree_nb.viewer import (
-    COLOURS,
-    _check_joints,
-    _check_motions,
-    _floor,
-    _metre,
-    _sides,
-    _strokes,
-    page_html,
-    player_code,
-    player_html,
-    player_scene,
-    project,
-)
+from ..player import page_html, player_code, player_html, player_scene
+from ..viewer import COLOURS, _check_joints, _check_motions, _floor, _metre, _sides, _strokes, project
 
 # %% ../../nbs/9_output/33_ik_and_bvh.ipynb #e941268b
 _SIDEWAYS, _DOWN, _AHEAD = ("hip", "collar", "shoulder", "elbow", "wrist"), ("knee", "ankle"), ("midfoot", "foot")
@@ -514,7 +502,7 @@ def _read_run(path: Path) -> list[Take]:
 def load_takes(path: str | Path) -> list[Take]:
     """The motions of a file or of a run folder, each with what it is to be compared with.
 
-    Reads `.npy` (joints, a batch of joints, or motion features of HumanML3D or KIT-ML), `.bvh` of any rig (lesson 26)
+    Reads `.npy` (joints, a batch of joints, or motion features of HumanML3D or KIT-ML), `.bvh` of any rig (lesson 27)
     and a run's `motions.npz`.
     Raises `UserError` for anything else, no frames, NaN, or joints of another skeleton. No pickle is loaded.
     """

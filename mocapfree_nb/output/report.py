@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mocapfree_nb.skeleton import HUMANML3D, Skeleton
-from mocapfree_nb.viewer import film_strips, page_html, player_code, player_html, player_scene
+from mocapfree_nb.player import page_html, player_code, player_html, player_scene
+from mocapfree_nb.viewer import film_strips
 
 __all__ = ["report_html", "players_html", "comparison_rows", "comparison_text", "comparison_html"]
 
