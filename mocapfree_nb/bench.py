@@ -28,7 +28,8 @@ from mocapfree_nb.metrics import multimodality
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.published.protocol import measure, summarise
-from mocapfree_nb.retrieval import RetrievalModel, RetrievalReward
+from mocapfree_nb.retrieval import RetrievalModel
+from mocapfree_nb.rewards import RetrievalReward
 from mocapfree_nb.text import default_text_encoder
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .features import length_mask
 from .files import PretrainedModel, UserError
-from .data.checks import check_width
+from .features import check_width
 from .schedule import NoiseSchedule, velocity, x0_from_velocity
 from .text import TextEmbedding
 

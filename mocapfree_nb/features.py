@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURE_GROUPS', 'to_origin', 'retarget', 'length_mask', 'joints_to_features', 'root_path', 'features_to_joints',
-           'rotations_to_joints', 'mirror']
+           'rotations_to_joints', 'mirror', 'WrongWidth', 'check_width']
 
 # %% ../nbs/1_motion/01_features.ipynb #7396471f
 from functools import lru_cache
@@ -15,8 +15,10 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from .files import UserError
 from mocapfree_nb.skeleton import (
     HUMANML3D,
+    KIT_ML,
     Skeleton,
     rotation_between,
     rotation_from_6d,
@@ -322,3 +324,24 @@ def mirror(features: Tensor, skeleton: Skeleton = HUMANML3D) -> Tensor:
     """Features (..., T, 12 J - 1) of the motion seen in a mirror, left and right exchanged."""
     order, sign = _mirror_map(skeleton)
     return features[..., order.to(features.device)] * sign.to(features)
+
+# %% ../nbs/1_motion/01_features.ipynb #86cfd7b6
+class WrongWidth(UserError, ValueError):
+    """Motion of another number of features than the network was made for."""
+
+
+def check_width(motion: Tensor | np.ndarray, num_features: int, name: str = "motion") -> None:
+    """Raise `WrongWidth` unless `motion` is (batch, frames, num_features); `name` is what the message calls it."""
+    if motion.ndim == 3 and motion.shape[-1] == num_features:
+        return
+    names = {skeleton.num_features: skeleton for skeleton in (HUMANML3D, KIT_ML)}
+    given, wanted = names.get(motion.shape[-1] if motion.ndim else 0), names.get(num_features)
+    advice = ""
+    if given and wanted:
+        advice = (
+            f": that is {given.name} ({given.num_joints} joints) offered to a network for {wanted.name} "
+            f"({wanted.num_joints} joints)"
+        )
+        if wanted is HUMANML3D:
+            advice += "; load the corpus on the shared skeleton (load_corpus(..., skeleton=HUMANML3D))"
+    raise WrongWidth(f"{name} should be (batch, frames, {num_features}), got {tuple(motion.shape)}{advice}")

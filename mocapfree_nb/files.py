@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["UserError", "PretrainedModel", "write_atomically", "save_state", "load_array", "read_json", "write_json"]
+__all__ = [
+    "WEIGHTS", "UserError", "PretrainedModel", "write_atomically", "save_state", "load_array", "read_json", "write_json",
+    "cache_folder",
+]
+
+WEIGHTS = Path(__file__).parent / "weights"  # the small networks that ship with the package
 
 
 class UserError(Exception):
@@ -152,3 +158,16 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{folder} holds weights of another shape than {cls.__name__}: {reason}") from error
         return model.to(device).eval()
+
+
+def cache_folder() -> Path:
+    """Where packs and embeddings are kept: `$MOCAPFREE_CACHE`, else the user's cache folder. Safe to delete at any time."""
+    if given := os.environ.get("MOCAPFREE_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "mocapfree_nb"

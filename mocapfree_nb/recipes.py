@@ -20,7 +20,7 @@ from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
 from .experiment import Report, Task, adapt, load_judges, load_policy, make_task
 from .files import UserError
 from .policy import DiffusionPolicy
-from .retrieval import RetrievalReward
+from .rewards import RetrievalReward
 from .skeleton import HUMANML3D
 from .verify import CHECKS
 

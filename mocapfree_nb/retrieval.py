@@ -5,14 +5,12 @@
 # %% auto #0
 __all__ = ['LOSS_WEIGHTS', 'false_negatives', 'info_nce', 'kl_divergence', 'DistributionEncoder', 'MotionJudge', 'group_frames',
            'RetrievalModel', 'decode', 'StackedCorpus', 'stack_corpus', 'stack_splits', 'spoil', 'cosines', 'blend',
-           'sample', 'retrieval_loss', 'embed_corpus', 'recall_in_batches', 'draw_batch', 'fit', 'train_retrieval',
-           'margin', 'RetrievalReward', 'swap_sides', 'side_accuracy', 'from_both_sides']
+           'sample', 'retrieval_loss', 'embed_corpus', 'recall_in_batches', 'draw_batch', 'fit', 'train_retrieval']
 
 # %% ../nbs/4_reward/12_retrieval.ipynb #5f6d1ef0
 import math
-import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +21,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .corpus import Corpus
-from .features import length_mask, mirror
+from .features import length_mask
 from .files import PretrainedModel, UserError
-from .data.checks import check_width
-from .skeleton import HUMANML3D, KIT_ML
+from .features import check_width
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 
 # %% ../nbs/4_reward/12_retrieval.ipynb #b0166500
@@ -510,110 +507,3 @@ def train_retrieval(
             "retrieval" if progress else None,
         )
     return model, history
-
-# %% ../nbs/4_reward/12_retrieval.ipynb #cfe4489c
-def margin(cosine: Tensor, rivals: Tensor, own: Tensor, temperature: float = 0.1) -> Tensor:
-    """Cosine (B,) minus the soft maximum of the rivals' cosines (B, D), those marked `own` (B, D) not counted: (B,)."""
-    if own.all(1).any():
-        raise UserError(
-            "a margin needs at least one distractor that is not the prompt itself; give more captions"
-        )
-    return cosine - temperature * (rivals / temperature).masked_fill(own, -math.inf).logsumexp(-1)
-
-# %% ../nbs/4_reward/12_retrieval.ipynb #be7361fe
-class RetrievalReward:
-    """Score motions against captions with a retrieval network: batched, on its device, no gradient.
-
-    Plain: (cos + 1) / 2 in [0, 1]. With `distractors` (captions of other actions): cosine minus the
-    temperature-weighted log-sum-exp of the cosines to them (a distractor equal to the prompt does not count).
-    """
-
-    def __init__(
-        self,
-        model: RetrievalModel,
-        text_encoder: TextEncoder | None = None,
-        distractors: Sequence[str] = (),
-        temperature: float = 0.1,
-        batch_size: int = 512,
-    ):
-        self.model, self.text_encoder = model.eval(), text_encoder
-        self.distractors = list(dict.fromkeys(distractors))
-        self.temperature, self.batch_size = temperature, batch_size
-        self._known: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def text(self, prompts: Sequence[str]) -> Tensor:
-        """Unit vectors (B, D) of the captions; each distinct one is encoded once in the life of this object."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
-        if new:
-            encoder = self.text_encoder or default_text_encoder()
-            rows = self.model.encode_text(encoder(new).to(self.model.feature_mean.device))
-            self._known.update(zip(new, F.normalize(rows, dim=-1), strict=True))
-        return torch.stack([self._known[prompt] for prompt in prompts])
-
-    @torch.no_grad()
-    def motion(self, motion: Tensor, lengths: Tensor) -> Tensor:
-        """Unit vectors (B, D) of raw motions (B, T, F)."""
-        device = self.model.feature_mean.device
-        parts = zip(motion.split(self.batch_size), lengths.split(self.batch_size), strict=True)
-        rows = [self.model.encode_motion(part.to(device), length.to(device)) for part, length in parts]
-        return F.normalize(torch.cat(rows), dim=-1)
-
-    @torch.no_grad()
-    def __call__(self, motion: Tensor, lengths: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Raw motion (B, T, F), lengths (B,), B captions -> (B,).
-
-        A motion of shape (S, B, T, F), such as S predictions of x_0 along a rollout, gives (S, B).
-        Raises `ValueError` if the counts differ.
-        """
-        if motion.ndim == 4:
-            folded = self(motion.flatten(0, 1), lengths.repeat(len(motion)), list(prompts) * len(motion))
-            return folded.unflatten(0, motion.shape[:2])
-        if not len(motion) == len(lengths) == len(prompts) > 0:
-            counts = f"{len(motion)} motions, {len(lengths)} lengths, {len(prompts)} prompts"
-            raise ValueError(f"one length and one prompt a motion: got {counts}")
-        embedding = self.motion(motion, lengths)
-        cosine = (embedding * self.text(prompts)).sum(-1)
-        if not self.distractors:
-            return ((cosine + 1) / 2).clamp(0.0, 1.0)
-        rivals = embedding @ self.text(self.distractors).T  # (B, distractors)
-        own = torch.tensor([[rival == prompt for rival in self.distractors] for prompt in prompts])
-        return margin(cosine, rivals, own.to(rivals.device), self.temperature)
-
-# %% ../nbs/4_reward/12_retrieval.ipynb #15f576cf
-def swap_sides(caption: str) -> str:
-    """The caption of the mirrored motion: every "left" becomes "right" and the other way round, "leftwards" too.
-
-    Words that only look like it, as "upright" and "leftover", stay.
-    """
-
-    def other(match: re.Match) -> str:
-        word = match.group()
-        swapped = {"left": "right", "right": "left"}[word.lower()]
-        return swapped.upper() if word.isupper() else swapped.title() if word.istitle() else swapped
-
-    return re.sub(r"\b(left|right)(?=(s|wards?|most|hand(ed)?|side)?\b)", other, caption, flags=re.IGNORECASE)
-
-
-def side_accuracy(model: RetrievalModel, corpus: Corpus, text_encoder: TextEncoder | None = None) -> float:
-    """Share of clips with a side in their first caption that score higher with it than with sides swapped."""
-    clips = [clip for clip in corpus if clip.captions[0] != swap_sides(clip.captions[0])]
-    if not clips:
-        raise UserError("no caption of this corpus says left or right")
-    lengths = torch.tensor([len(clip.features) for clip in clips])
-    motion = nn.utils.rnn.pad_sequence([torch.from_numpy(clip.features) for clip in clips], batch_first=True)
-    reward = RetrievalReward(model, text_encoder)
-    own = reward(motion, lengths, [clip.captions[0] for clip in clips])
-    mirrored = reward(motion, lengths, [swap_sides(clip.captions[0]) for clip in clips])
-    return (own > mirrored).float().mean().item()
-
-# %% ../nbs/4_reward/12_retrieval.ipynb #06391cf5
-def from_both_sides(reward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The reward that counts the lower of two scores: of raw motion (B, T, F), and of its mirror image with sides swapped."""
-
-    def lower(motion: Tensor, lengths: Tensor, prompts: Sequence[str]) -> Tensor:
-        skeleton = KIT_ML if motion.shape[-1] == KIT_ML.num_features else HUMANML3D
-        seen = reward(mirror(motion, skeleton), lengths, [swap_sides(prompt) for prompt in prompts])
-        return torch.minimum(reward(motion, lengths, prompts), seen)
-
-    return lower

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .data.folders import cache_folder
+from .files import cache_folder
 from .files import UserError, read_json
 
 # %% ../nbs/2_data/06_text.ipynb #a12f35bb

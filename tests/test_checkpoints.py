@@ -33,7 +33,7 @@ from mocapfree_nb.published.checkpoints import (
     text_encoder_for,
 )
 from mocapfree_nb.published.encoders import TMR, GuoEvaluator
-from mocapfree_nb.retrieval import RetrievalReward
+from mocapfree_nb.rewards import RetrievalReward
 from mocapfree_nb.text import TextEmbedding
 
 REFERENCE = Path(__file__).parent / "reference"

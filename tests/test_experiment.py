@@ -336,7 +336,7 @@ def test_a_folder_with_a_handful_of_held_out_clips_will_do(base):
     assert report.after["n"] > 0 and all(0 <= share <= 1 for share in report.after["r_precision"])
 
 
-def test_a_score_from_both_sides_is_what_the_unet_and_latent_recipes_follow(base, monkeypatch):
+def test_a_score_mirror_consistent_is_what_the_unet_and_latent_recipes_follow(base, monkeypatch):
     followed, plain = [], experiment.DDPOTrainer
 
     def trainer(policy, reward, *rest):
@@ -348,7 +348,7 @@ def test_a_score_from_both_sides_is_what_the_unet_and_latent_recipes_follow(base
     assert [recipe["both_sides"] for recipe in given.values()] == [False, True, True]
     assert all(recipe["config"].seed == 3 and recipe["model"].is_dir() for recipe in given.values())
     looked = []
-    monkeypatch.setattr(experiment, "from_both_sides", lambda reward: looked.append(reward) or reward)
+    monkeypatch.setattr(experiment, "mirror_consistent", lambda reward: looked.append(reward) or reward)
     for both_sides in (False, True):
         values = experiment.adapt(
             TARGET, CORPUS, model=base, full_model=None, config=dataclasses.replace(QUICK, rollouts=1), steps=3, questions=4,

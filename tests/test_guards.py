@@ -10,14 +10,13 @@ import torch
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.data.checks import (
     check_embedding_order,
-    check_width,
     normalisation_kind,
     normalisation_ratio,
     pace,
     toes_forward,
 )
 from mocapfree_nb.denoiser import MotionDenoiser
-from mocapfree_nb.features import FEATURE_GROUPS, joints_to_features
+from mocapfree_nb.features import FEATURE_GROUPS, check_width, joints_to_features
 from mocapfree_nb.files import UserError
 from mocapfree_nb.metrics import EvaluatorModel
 from mocapfree_nb.procedural import generate_clips

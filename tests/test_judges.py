@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.mdm import replace_names
 from mocapfree_nb.published.encoders import GUO_NAMES, TAGS, TMR, TMR_NAMES, GuoEvaluator, GuoWords, read_pickled_words
-from mocapfree_nb.retrieval import LOSS_WEIGHTS, RetrievalReward, info_nce, kl_divergence
+from mocapfree_nb.retrieval import LOSS_WEIGHTS, info_nce, kl_divergence
+from mocapfree_nb.rewards import RetrievalReward
 from mocapfree_nb.text import TextEmbedding
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -420,7 +420,7 @@ def test_the_command_evaluates_kit_in_its_251_features(tmp_path):
 
 
 def test_the_command_measures_retrieval(world, tmp_path):
-    from mocapfree_nb.experiment import WEIGHTS
+    from mocapfree_nb.files import WEIGHTS
 
     arguments = ["--protocol", "retrieval", "--data", world / "data", "--retrieval", WEIGHTS / "retrieval"]
     done = call(*arguments, "--out", tmp_path / "r")
@@ -462,7 +462,7 @@ def test_mistakes_are_one_line(world, tmp_path):
 
 
 def test_our_own_evaluator_works_too(world):
-    from mocapfree_nb.experiment import WEIGHTS
+    from mocapfree_nb.files import WEIGHTS
 
     done = call("--protocol", "humanml3d", "--data", world / "data", "--evaluator", WEIGHTS / "evaluator", "--replications", "1")
     assert done.exit_code == 0, done.output

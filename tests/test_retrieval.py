@@ -227,7 +227,7 @@ def test_margin_reward_by_its_formula(model):
 
 
 @pytest.mark.parametrize("features", [263, 251])
-def test_a_look_from_both_sides_counts_the_lower_score(features):
+def test_a_look_mirror_consistent_counts_the_lower_score(features):
     from mocapfree_nb.features import mirror
     from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
@@ -238,7 +238,7 @@ def test_a_look_from_both_sides_counts_the_lower_score(features):
         return motion[:, 0, :3].sum(-1) + torch.tensor([10.0 * ("left" in prompt) for prompt in prompts])
 
     motion, lengths, prompts = torch.randn(3, 8, features), torch.tensor([8, 5, 8]), ["go left", "go right", "jump"]
-    scores = retrieval.from_both_sides(reward)(motion, lengths, prompts)
+    scores = retrieval.mirror_consistent(reward)(motion, lengths, prompts)
     seen = mirror(motion, KIT_ML if features == 251 else HUMANML3D)[:, 0, :3].sum(-1) + torch.tensor([0.0, 10.0, 0.0])
     plain = motion[:, 0, :3].sum(-1) + torch.tensor([10.0, 0.0, 0.0])
     torch.testing.assert_close(scores, torch.minimum(plain, seen))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LAYOUT', 'KINDS', 'SPLITS', 'PACK_FROM', 'Caption', 'parse_captions', 'read_text', 'read_table', 'StoredMotion',
-           'Recording', 'cache_folder', 'collector_paused', 'features_in_batches', 'DataFolder', 'read_splits',
-           'read_labels', 'read_statistics', 'pack_path', 'read_recordings']
+           'Recording', 'collector_paused', 'features_in_batches', 'DataFolder', 'read_splits', 'read_labels',
+           'read_statistics', 'pack_path', 'read_recordings']
 
 # %% ../../nbs/8_published/25_folders.ipynb #45eafffc
 import csv
@@ -15,7 +15,6 @@ import io
 import json
 import math
 import os
-import sys
 import time
 import warnings
 import zlib
@@ -29,7 +28,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..features import features_to_joints, joints_to_features
-from ..files import UserError, load_array, write_atomically
+from ..files import UserError, cache_folder, load_array, write_atomically
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton
 
 # %% ../../nbs/8_published/25_folders.ipynb #14d4698d
@@ -208,19 +207,6 @@ class Recording:
     def features(self) -> np.ndarray:
         """(frames, F) float32 in physical units."""
         return self.motion.read() if isinstance(self.motion, StoredMotion) else self.motion
-
-# %% ../../nbs/8_published/25_folders.ipynb #c1dc9a80
-def cache_folder() -> Path:
-    """Where packs and embeddings are kept: `$MOCAPFREE_CACHE`, else the user's cache folder. Safe to delete at any time."""
-    if given := os.environ.get("MOCAPFREE_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "mocapfree_nb"
 
 # %% ../../nbs/8_published/25_folders.ipynb #31803032
 _MAGIC = b"mocapnb1"
