@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import cli, experiment
+from mocapfree_nb import cli, ddpo, experiment, files
 from mocapfree_nb.corpus import Clip, Corpus, collate, load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
@@ -127,7 +127,7 @@ def test_a_practice_prompt_is_judged_by_the_label_of_its_own_caption():
 
 
 def test_one_real_clip_gives_no_fid_and_a_corpus_is_embedded_in_parts(base):
-    judges = experiment.load_judges(experiment.WEIGHTS / "retrieval", experiment.WEIGHTS / "evaluator")
+    judges = experiment.load_judges(files.WEIGHTS / "retrieval", files.WEIGHTS / "evaluator")
     clips = list(CORPUS)[:300]
     rows = judges.embed(clips)
     assert len(rows) == 300 and torch.allclose(rows[290:], judges.embed(clips[290:]), atol=1e-4)
@@ -138,7 +138,7 @@ def test_one_real_clip_gives_no_fid_and_a_corpus_is_embedded_in_parts(base):
 def test_a_run_goes_on_only_with_its_own_settings(base, tmp_path):
     quick(base, target=TARGET, folder=tmp_path)
     (tmp_path / "report.json").unlink()
-    for change in ({"steps": 4}, {"guidance_scale": 1.5}, {"solver": "ddpm"}, {"model": experiment.WEIGHTS / "denoiser"}):
+    for change in ({"steps": 4}, {"guidance_scale": 1.5}, {"solver": "ddpm"}, {"model": files.WEIGHTS / "denoiser"}):
         with pytest.raises(UserError, match="other settings.*" + next(iter(change)).split("_")[0]):
             quick(base, target=TARGET, folder=tmp_path, **change)
     quick(base, target=TARGET, folder=tmp_path)
@@ -216,7 +216,7 @@ MISTAKES = {
     "an unknown architecture": (["demo", "--model", "gan"], "transformer, unet, latent"),
     "a model that knows the action": (["adapt", "--leave-out", "kick-left"], "--model"),
     "longer than the model counts": (
-        ["generate", "walks", "--model", experiment.WEIGHTS / "latent-leave-one-out", "--seconds", "30"], "positions",
+        ["generate", "walks", "--model", files.WEIGHTS / "latent-leave-one-out", "--seconds", "30"], "positions",
     ),
     "a run that is none": (["compare", "nowhere"], "nowhere"),
     "an unknown variant": (["ablation", "--out", "a.json", "--variant", "magic"], "magic"),
@@ -337,7 +337,7 @@ def test_a_folder_with_a_handful_of_held_out_clips_will_do(base):
 
 
 def test_a_score_mirror_consistent_is_what_the_unet_and_latent_recipes_follow(base, monkeypatch):
-    followed, plain = [], experiment.DDPOTrainer
+    followed, plain = [], ddpo.DDPOTrainer
 
     def trainer(policy, reward, *rest):
         followed.append(reward)

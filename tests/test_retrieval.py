@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import metrics, retrieval
+from mocapfree_nb import metrics, retrieval, rewards, text
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.files import UserError
 from mocapfree_nb.text import TextEmbedding
@@ -188,7 +188,7 @@ def test_spoiling_never_reads_past_a_clip():
 
 def test_reward_is_bounded_batched_and_asks_for_each_caption_once(model):
     words = Words()
-    reward = retrieval.RetrievalReward(model, words)
+    reward = rewards.RetrievalReward(model, words)
     motion, lengths = torch.randn(6, 20, 263), torch.tensor([20, 9, 14, 20, 6, 11])
     prompts = ["walks", "runs", "walks", "walks", "jumps", "runs"]
     scores = reward(motion, lengths, prompts)
@@ -202,13 +202,13 @@ def test_reward_is_bounded_batched_and_asks_for_each_caption_once(model):
 
 def test_reward_can_be_multiplied_into_a_loss(model):
     weight = torch.ones(2, requires_grad=True)
-    scores = retrieval.RetrievalReward(model, Words())(torch.randn(2, 8, 263), torch.tensor([8, 8]), ["a", "b"])
+    scores = rewards.RetrievalReward(model, Words())(torch.randn(2, 8, 263), torch.tensor([8, 8]), ["a", "b"])
     (weight * scores).sum().backward()
     torch.testing.assert_close(weight.grad, scores)
 
 
 def test_reward_folds_predictions_along_a_rollout(model):
-    reward = retrieval.RetrievalReward(model, Words())
+    reward = rewards.RetrievalReward(model, Words())
     motion, lengths, prompts = torch.randn(3, 4, 12, 263), torch.tensor([12, 5, 8, 12]), ["a", "b", "c", "d"]
     folded = reward(motion, lengths, prompts)
     assert folded.shape == (3, 4)
@@ -217,10 +217,10 @@ def test_reward_folds_predictions_along_a_rollout(model):
 
 def test_margin_reward_by_its_formula(model):
     motion, lengths, prompts = torch.randn(3, 12, 263), torch.tensor([12, 5, 8]), ["walks", "runs", "waves"]
-    plain = retrieval.RetrievalReward(model, Words())
+    plain = rewards.RetrievalReward(model, Words())
     cosines = torch.stack([2 * plain(motion, lengths, [p] * 3) - 1 for p in ("walks", "runs", "sits")], 1).double()
     own = 2 * plain(motion, lengths, prompts) - 1
-    margin = retrieval.RetrievalReward(model, Words(), distractors=["walks", "runs", "sits", "sits"])
+    margin = rewards.RetrievalReward(model, Words(), distractors=["walks", "runs", "sits", "sits"])
     rivals = [[1, 2], [0, 2], [0, 1, 2]]  # a distractor equal to the prompt does not count
     expected = [own[i].item() - 0.1 * torch.logsumexp(cosines[i, r] / 0.1, 0).item() for i, r in enumerate(rivals)]
     np.testing.assert_allclose(margin(motion, lengths, prompts).numpy(), expected, atol=1e-5)
@@ -238,7 +238,7 @@ def test_a_look_mirror_consistent_counts_the_lower_score(features):
         return motion[:, 0, :3].sum(-1) + torch.tensor([10.0 * ("left" in prompt) for prompt in prompts])
 
     motion, lengths, prompts = torch.randn(3, 8, features), torch.tensor([8, 5, 8]), ["go left", "go right", "jump"]
-    scores = retrieval.mirror_consistent(reward)(motion, lengths, prompts)
+    scores = rewards.mirror_consistent(reward)(motion, lengths, prompts)
     seen = mirror(motion, KIT_ML if features == 251 else HUMANML3D)[:, 0, :3].sum(-1) + torch.tensor([0.0, 10.0, 0.0])
     plain = motion[:, 0, :3].sum(-1) + torch.tensor([10.0, 0.0, 0.0])
     torch.testing.assert_close(scores, torch.minimum(plain, seen))
@@ -246,13 +246,13 @@ def test_a_look_mirror_consistent_counts_the_lower_score(features):
 
 
 def test_bad_input_is_named(model):
-    reward = retrieval.RetrievalReward(model, Words())
+    reward = rewards.RetrievalReward(model, Words())
     with pytest.raises(ValueError, match="2 motions, 2 lengths, 1 prompts"):
         reward(torch.zeros(2, 8, 263), torch.tensor([8, 8]), ["walks"])
     with pytest.raises(ValueError, match="263"):
         reward(torch.zeros(1, 8, 251), torch.tensor([8]), ["walks"])
     with pytest.raises(UserError, match="distractor"):
-        retrieval.RetrievalReward(model, Words(), distractors=["walks"])(
+        rewards.RetrievalReward(model, Words(), distractors=["walks"])(
             torch.zeros(1, 8, 263), torch.tensor([8]), ["walks"]
         )
     with pytest.raises(ValueError, match="one shape"):
@@ -333,7 +333,7 @@ def test_without_clips_to_train_on_there_is_one_line(corpus):
     ],
 )
 def test_only_sides_are_swapped_and_twice_is_nothing(caption, mirrored):
-    assert retrieval.swap_sides(caption) == mirrored and retrieval.swap_sides(mirrored) == caption
+    assert rewards.swap_sides(caption) == mirrored and rewards.swap_sides(mirrored) == caption
 
 
 @torch.no_grad()
@@ -342,16 +342,16 @@ def test_shipped_network_tells_left_from_right_where_sentences_do_not(shipped):
     clips = [
         clip
         for clip in load_corpus("procedural", num_clips=330, seed=77)
-        if clip.captions[0] != retrieval.swap_sides(clip.captions[0])
+        if clip.captions[0] != rewards.swap_sides(clip.captions[0])
     ]
     assert len(clips) > 100
     own = [clip.captions[0] for clip in clips]
-    mirrored = [retrieval.swap_sides(caption) for caption in own]
+    mirrored = [rewards.swap_sides(caption) for caption in own]
     lengths = torch.tensor([len(clip) for clip in clips])
     motion = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(clip.features) for clip in clips], batch_first=True)
-    reward = retrieval.RetrievalReward(shipped)
+    reward = rewards.RetrievalReward(shipped)
     right = (reward(motion, lengths, own) > reward(motion, lengths, mirrored)).float().mean().item()
     assert right >= 0.9
-    encoder = retrieval.default_text_encoder()
+    encoder = text.default_text_encoder()
     a, b = encoder(own[:50]).pooled, encoder(mirrored[:50]).pooled
     assert torch.nn.functional.cosine_similarity(a, b).mean() > 0.9  # the sentences alone hardly differ
