@@ -29,7 +29,7 @@ from .files import WEIGHTS, UserError, read_json, write_atomically, write_json
 from .published.encoders import TMR, GuoEvaluator
 from .models.latent import LatentDenoiser, pretrain_latent
 from .models.mdm import MDM
-from .metrics import EvaluatorModel, train_evaluator
+from .evaluator import EvaluatorModel, train_evaluator
 from .policy import DiffusionPolicy
 from .pretrain import PretrainConfig, pretrain
 from .published.protocol import find_words

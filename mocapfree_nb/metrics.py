@@ -4,24 +4,18 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'r_precision', 'matching_distance', 'diversity', 'multimodality', 'retrieval_ranks',
-           'retrieval_recall', 'foot_skate', 'mean_and_interval', 'replicate', 'EvaluatorModel', 'hinge_loss',
-           'embed_evaluator', 'evaluate_split', 'train_evaluator']
+           'retrieval_recall', 'foot_skate', 'mean_and_interval', 'replicate']
 
 # %% ../nbs/6_judging/19_metrics.ipynb #0668da22
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .corpus import Corpus
 from .features import length_mask
-from .retrieval import MotionJudge, draw_batch, false_negatives, fit, stack_splits
 from .skeleton import HUMANML3D, Skeleton
-from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/6_judging/19_metrics.ipynb #f01b14b3
 def _double(values: Tensor) -> Tensor:
@@ -220,163 +214,3 @@ def mean_and_interval(values: Sequence) -> tuple[Tensor, Tensor]:
 def replicate(measure: Callable[[torch.Generator], object], replications: int = 20, seed: int = 0):
     """Call `measure(generator)` with differently seeded generators: mean and 95% half width."""
     return mean_and_interval([measure(torch.Generator().manual_seed(seed + i)) for i in range(replications)])
-
-# %% ../nbs/6_judging/19_metrics.ipynb #96ac2786
-class _GRUReader(nn.Module):
-    """A sequence (B, L, inputs) with lengths (B,) -> (B, D): bidirectional GRU, last states, small MLP."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int):
-        super().__init__()
-        self.gru = nn.GRU(inputs, hidden, batch_first=True, bidirectional=True)
-        self.head = nn.Sequential(nn.LayerNorm(2 * hidden), nn.Linear(2 * hidden, outputs))
-
-    def forward(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(
-            sequence,
-            lengths.cpu(),
-            batch_first=True,
-            enforce_sorted=False,  # rows come back in the order given
-        )
-        _, last = self.gru(packed)  # (2, B, hidden)
-        return self.head(torch.cat([last[0], last[1]], dim=-1))
-
-# %% ../nbs/6_judging/19_metrics.ipynb #3210c543
-class EvaluatorModel(MotionJudge):
-    """Text and motion to 64-d vectors whose distance says how well they fit (after Guo et al. 2022).
-
-    Motion comes raw as (B, T, features) with lengths (B,) and is normalised inside; text as a `TextEmbedding`.
-    Embeddings are in the order of the input.
-    """
-
-    def __init__(
-        self,
-        num_features: int = 263,
-        channels: int = 128,
-        hidden: int = 96,
-        embedding: int = 64,
-        text_width: int = 384,
-        dropout: float = 0.1,
-        clip: float = 10.0,
-    ):
-        super().__init__(num_features, clip)
-        self.first = nn.Conv1d(num_features - 4, channels, 4, stride=2, padding=1)
-        self.second = nn.Conv1d(channels, channels, 4, stride=2, padding=1)
-        self.dropout = nn.Dropout(dropout)
-        self.motion_reader = _GRUReader(channels, hidden, embedding)
-        self.word = nn.Linear(text_width, hidden)
-        self.text_reader = _GRUReader(hidden, hidden, embedding)
-
-    def encode_motion(self, motion: Tensor, lengths: Tensor) -> Tensor:
-        """Raw motion (B, T, F), lengths (B,) -> (B, embedding), in the order given."""
-        hidden, lengths = self.normalise(motion, lengths, self.num_features - 4)[0], lengths.to(motion.device)
-        for convolution in (self.first, self.second):
-            hidden = hidden.masked_fill(~length_mask(lengths, hidden.shape[1])[..., None], 0.0)
-            hidden = F.pad(hidden, (0, 0, 0, -hidden.shape[1] % 2))
-            hidden = self.dropout(F.leaky_relu(convolution(hidden.mT), 0.2).mT)
-            lengths = (lengths + 1) // 2
-        return self.motion_reader(hidden, lengths)
-
-    def encode_text(self, text: TextEmbedding) -> Tensor:
-        """Text of B captions -> (B, embedding), in the order given."""
-        return self.text_reader(self.dropout(F.gelu(self.word(text.tokens.float()))), text.mask.sum(1))
-
-# %% ../nbs/6_judging/19_metrics.ipynb #c46e0fff
-def hinge_loss(
-    text: Tensor,  # (B, D)
-    motion: Tensor,  # (B, D)
-    actions: Tensor | None = None,  # (B,) rows of equal label are no rivals
-    margin: float = 3.0,
-    hardest: int = 8,
-) -> Tensor:
-    """Mean hinge over each row's and column's `hardest` rivals by Euclidean distance: a scalar (as VSE++)."""
-    distance = torch.cdist(text, motion, compute_mode="donot_use_mm_for_euclid_dist")
-    truth = distance.diagonal()
-    excluded = torch.eye(len(text), dtype=torch.bool, device=text.device)
-    if actions is not None:
-        excluded = excluded | false_negatives(actions=actions)
-    hardest, total = min(hardest, len(text) - 1), 0.0
-    for matrix, own in ((distance, truth[:, None]), (distance.T, truth[:, None])):
-        violation = F.relu(margin + own - matrix).masked_fill(excluded, 0.0)
-        total = total + violation.topk(hardest, dim=1).values.mean()
-    return total
-
-# %% ../nbs/6_judging/19_metrics.ipynb #ca2ed37c
-@torch.no_grad()
-def embed_evaluator(model: EvaluatorModel, motion: Tensor, lengths: Tensor, batch_size: int = 512) -> Tensor:
-    """Raw motion (N, T, F), lengths (N,) -> (N, embedding), on the model's device, in the order given."""
-    device = model.feature_mean.device
-    parts = zip(motion.split(batch_size), lengths.split(batch_size), strict=True)
-    return torch.cat([model.encode_motion(part.to(device), length.to(device)) for part, length in parts])
-
-
-@torch.no_grad()
-def evaluate_split(model: EvaluatorModel, stacked, seed: int = 0, max_frames: int = 196) -> dict:
-    """Embed a whole `StackedCorpus` with one random caption each: text, motion (N, D), and R-precision."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(stacked), generator=generator).to(stacked.frames.device)
-    which = torch.rand(len(stacked), generator=generator).to(order.device)
-    caption = stacked.captions[order, (which * stacked.caption_counts[order]).long()]
-    text = torch.cat([model.encode_text(stacked.text[rows]) for rows in caption.split(512)])
-    motion = torch.cat([model.encode_motion(*stacked.motion(rows, max_frames)) for rows in order.split(512)])
-    size = min(32, len(text))
-    return {
-        "text": text,
-        "motion": motion,
-        "r_precision": r_precision(text, motion, batch_size=size).tolist(),
-        "matching_distance": matching_distance(text, motion, batch_size=size),
-    }
-
-# %% ../nbs/6_judging/19_metrics.ipynb #df5c94ab
-def train_evaluator(
-    corpus: Corpus,
-    text_encoder: TextEncoder | None = None,
-    steps: int = 1500,
-    batch_size: int = 96,
-    seed: int = 0,
-    learning_rate: float = 1e-3,
-    grain: float = 0.1,  # deviation of the noise on training motions, in normalised units
-    max_frames: int = 196,  # longer clips are cut, at a random place
-    device: str = "cpu",
-    folder: str | Path | None = None,  # save here now and then, and at the end
-    save_every: int = 500,
-    progress: bool = True,
-    **configuration,  # of EvaluatorModel
-) -> tuple[EvaluatorModel, list[dict]]:
-    """Train the evaluator on the train split: the network in eval mode, and its history (see `retrieval.fit`).
-
-    `val_r_precision` is measured on the val split where there is one. The same seed on the same machine gives
-    the same weights.
-    """
-    train, val = stack_splits(corpus, text_encoder, device)
-    with torch.random.fork_rng():
-        torch.manual_seed(1000 + seed)  # never the random numbers of the reward network
-        model = EvaluatorModel(
-            corpus.skeleton.num_features, text_width=train.text.tokens.shape[-1], **configuration
-        )
-        model.set_statistics(corpus.mean, corpus.std)
-        model.to(device)
-        generator = torch.Generator(device).manual_seed(1000 + seed)
-
-        def loss_terms() -> dict[str, Tensor]:
-            motion, lengths, text, actions = draw_batch(train, batch_size, max_frames, generator)
-            noise = torch.randn(motion.shape, generator=generator, device=device) * model.feature_std
-            strength = grain * torch.rand(batch_size, 1, 1, generator=generator, device=device)
-            embedded = model.encode_motion(motion + strength * noise, lengths)
-            labels = actions if all(train.action_names) else None
-            return {"loss": hinge_loss(model.encode_text(text), embedded, labels)}
-
-        def measure() -> dict:
-            return (
-                {}
-                if val is None
-                else {"val_r_precision": evaluate_split(model, val, 0, max_frames)["r_precision"]}
-            )
-
-        def schedule(optimiser):
-            return torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, learning_rate, total_steps=steps + 1, pct_start=0.05
-            )
-
-        name = "evaluator" if progress else None
-        history = fit(model, loss_terms, measure, schedule, learning_rate, steps, folder, save_every, name)
-    return model, history

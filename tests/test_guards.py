@@ -16,9 +16,9 @@ from mocapfree_nb.data.checks import (
     toes_forward,
 )
 from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.evaluator import EvaluatorModel
 from mocapfree_nb.features import FEATURE_GROUPS, check_width, joints_to_features
 from mocapfree_nb.files import UserError
-from mocapfree_nb.metrics import EvaluatorModel
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.text import default_text_encoder

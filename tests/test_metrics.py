@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mocapfree_nb import metrics
+from mocapfree_nb.evaluator import EvaluatorModel, hinge_loss
 from mocapfree_nb.text import TextEmbedding
 
 HERE = Path(__file__).parent
@@ -288,7 +289,7 @@ def test_a_device_without_float64_gives_the_numbers_of_the_cpu(measure, shape):
         (lambda: metrics.retrieval_recall(torch.eye(3), threshold=0.9), "sentences"),
         (lambda: metrics.multimodality(torch.zeros(3, 1, 4)), "repeats >= 2"),
         (lambda: metrics.foot_skate(torch.zeros(1, 9, 21, 3)), "22"),
-        (lambda: metrics.EvaluatorModel().encode_motion(torch.zeros(1, 9, 251), torch.tensor([9])), "263"),
+        (lambda: EvaluatorModel().encode_motion(torch.zeros(1, 9, 251), torch.tensor([9])), "263"),
     ],
 )
 def test_bad_input_is_named(call, words):
@@ -302,7 +303,7 @@ def test_bad_input_is_named(call, words):
 @pytest.fixture(scope="module")
 def evaluator():
     torch.manual_seed(0)
-    return metrics.EvaluatorModel().eval()
+    return EvaluatorModel().eval()
 
 
 def embedding(count, length, seed=0):
@@ -344,5 +345,5 @@ def test_hinge_loss_by_hand():
     motion = torch.tensor([[1.0], [8.0]])
     # distances: own 1, 2; caption 0 to motion 1: 8, caption 1 to motion 0: 9; margin 8
     # rows: 8+1-8 = 1, 8+2-9 = 1; columns: 8+1-9 = 0, 8+2-8 = 2
-    assert metrics.hinge_loss(text, motion, margin=8.0).item() == pytest.approx((1 + 1) / 2 + (0 + 2) / 2)
-    assert metrics.hinge_loss(text, motion, torch.tensor([5, 5]), margin=8.0).item() == 0
+    assert hinge_loss(text, motion, margin=8.0).item() == pytest.approx((1 + 1) / 2 + (0 + 2) / 2)
+    assert hinge_loss(text, motion, torch.tensor([5, 5]), margin=8.0).item() == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import metrics, retrieval, rewards, text
+from mocapfree_nb import evaluator, retrieval, rewards, text
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.files import UserError
 from mocapfree_nb.text import TextEmbedding
@@ -315,7 +315,7 @@ def test_the_loss_can_be_learned(corpus):
 
 
 def test_without_clips_to_train_on_there_is_one_line(corpus):
-    for train in (retrieval.train_retrieval, metrics.train_evaluator):
+    for train in (retrieval.train_retrieval, evaluator.train_evaluator):
         with pytest.raises(UserError, match="no clips to train on; check the split"):
             train(corpus.split("test"), Words(), steps=1, progress=False)
 

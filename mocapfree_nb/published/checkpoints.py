@@ -27,7 +27,7 @@ from ..files import UserError, load_array, read_json
 from .encoders import GUO_NAMES, TMR, TMR_NAMES, GuoEvaluator
 from ..models.latent import LatentDenoiser
 from ..models.mdm import MDM, MDM_NAMES, replace_names
-from ..metrics import EvaluatorModel
+from ..evaluator import EvaluatorModel
 from ..retrieval import MotionJudge, RetrievalModel
 from ..text import PublishedTextEncoder, TextEncoder, default_text_encoder
 from ..models.unet import MotionUNet
