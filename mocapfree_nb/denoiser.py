@@ -75,7 +75,13 @@ class MotionStates(PretrainedModel):
 
     The buffers `feature_mean` and `feature_std` (num_features,) turn raw motion (physical units) into features of
     mean 0 and deviation 1. `noise_schedule` is the one it is trained with.
+
+    `canvas` is None, or the number of frames that a network which attends to padding is always asked for: its states
+    have that many rows whatever the motion's length, all of them are sampled, and the motion is their beginning. So
+    a motion does not depend on how far its neighbours in the batch pad it.
     """
+
+    canvas: int | None = None
 
     def __init__(self, num_features: int, prediction: str, schedule: str, num_timesteps: int):
         super().__init__()
@@ -97,15 +103,24 @@ class MotionStates(PretrainedModel):
         return self.num_features
 
     def state_lengths(self, lengths: Tensor) -> Tensor:
-        """Rows that count, (batch,), in the states of motions of `lengths` (batch,) frames."""
-        return lengths
+        """Rows that count, (batch,), in the states of motions of `lengths` (batch,) frames.
+
+        Raises `UserError` for a motion that is longer than the canvas.
+        """
+        if self.canvas is None:
+            return lengths
+        if int(lengths.max()) > self.canvas:
+            raise UserError(f"this model makes motions of at most {self.canvas} frames, {int(lengths.max())} were asked for")
+        return torch.full_like(lengths, self.canvas)
 
     def encode(self, motion: Tensor, lengths: Tensor) -> Tensor:
         """Raw motion (batch, frames, features) to clean states; what lies past `lengths` becomes zero."""
-        return self.normalise(motion).masked_fill(~length_mask(lengths, motion.shape[1])[..., None], 0)
+        x = self.normalise(motion).masked_fill(~length_mask(lengths, motion.shape[1])[..., None], 0)
+        return x if self.canvas is None else F.pad(x, (0, 0, 0, self.canvas - x.shape[1]))
 
     def decode(self, state: Tensor, lengths: Tensor) -> Tensor:
         """Clean states back to raw motion (batch, frames, features); padded frames are zero."""
+        state = state if self.canvas is None else state[:, : int(lengths.max())]
         return self.denormalise(state).masked_fill(~length_mask(lengths, state.shape[1])[..., None], 0)
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gaussian_log_prob', 'ddim_std', 'ddim_distribution', 'Trajectory', 'PlannedWalk', 'StepPolicy', 'draw_seeds',
-           'draw_noise', 'walk', 'RolloutPolicy', 'DiffusionPolicy']
+           'stepwise_noise', 'draw_noise', 'walk', 'RolloutPolicy', 'DiffusionPolicy']
 
 # %% ../nbs/3_diffusion/11_rollouts.ipynb #45a72bea
 import copy
@@ -149,6 +149,8 @@ class StepPolicy(PlannedWalk):
         """The guided belief at `x_t` and timesteps `t` (batch,): the clean motion and the noise."""
         if self.denoiser.training:
             raise ValueError("the denoiser is in training mode, where dropout changes the policy; call .eval()")
+        if self.denoiser.canvas is not None:  # no row of a canvas is padding
+            lengths = self.denoiser.state_lengths(lengths)
         output = self.denoiser.guided(x_t, t, text, lengths, self.guidance_scale)
         return self.denoiser.x0_and_noise(output, x_t, t)
 
@@ -186,21 +188,34 @@ class StepPolicy(PlannedWalk):
 
 # %% ../nbs/3_diffusion/11_rollouts.ipynb #bfd65097
 def draw_seeds(batch: int, generator: torch.Generator | None = None) -> Tensor:
-    """A seed for each motion, (batch,) long on the CPU; without a generator, from torch's global one."""
-    device = "cpu" if generator is None else generator.device
-    return torch.randint(2**62, (batch,), generator=generator, device=device).cpu()
+    """A seed for each motion, (batch,) long, where `generator` lives; without one, from torch's global one on the CPU."""
+    return torch.randint(2**62, (batch,), generator=generator, device="cpu" if generator is None else generator.device)
+
+
+def stepwise_noise(seeds: Tensor, lengths: Tensor, draws: int, num_features: int) -> Iterator[Tensor]:
+    """Standard normal noise (batch, frames, features), `draws` times, on the device of `seeds` (batch,).
+
+    Each motion's comes from its own seed, and is that of one `torch.randn(draws, length, num_features)`. Frames past
+    `lengths` (batch,) are zero.
+    """
+    generators = [torch.Generator(seeds.device).manual_seed(seed) for seed in seeds.tolist()]
+    shapes = [(length, num_features) for length in lengths.tolist()]
+    at_once = 16 if min(shapes)[0] * num_features >= 16 else draws  # torch makes smaller tensors in another way
+    for first in range(0, draws, at_once):
+        yield from _padded_noise(generators, shapes, min(at_once, draws - first))
+
+
+def _padded_noise(generators: list[torch.Generator], shapes: list[tuple[int, int]], draws: int) -> Tensor:
+    """The next `draws` of each motion's noise, (draws, batch, frames, features), zero on padding."""
+    noise = torch.zeros(draws, len(shapes), *max(shapes), device=generators[0].device)
+    for row, (generator, shape) in enumerate(zip(generators, shapes, strict=True)):
+        noise[:, row, : shape[0]] = torch.randn(draws, *shape, generator=generator, device=generator.device)
+    return noise
 
 
 def draw_noise(seeds: Tensor, lengths: Tensor, draws: int, num_features: int) -> Tensor:
-    """Standard normal noise (draws, batch, frames, features) on the CPU; each motion's comes from its own seed.
-
-    Frames past `lengths` (batch,) are zero.
-    """
-    noise = torch.zeros(draws, len(lengths), int(lengths.max()), num_features)
-    for row, (seed, length) in enumerate(zip(seeds.tolist(), lengths.tolist(), strict=True)):
-        generator = torch.Generator().manual_seed(seed)
-        noise[:, row, :length] = torch.randn(draws, length, num_features, generator=generator)
-    return noise
+    """All of `stepwise_noise` at once: (draws, batch, frames, features)."""
+    return torch.stack(list(stepwise_noise(seeds, lengths, draws, num_features)))
 
 # %% ../nbs/3_diffusion/11_rollouts.ipynb #1e3e622e
 def walk(
@@ -210,14 +225,14 @@ def walk(
 
     The first triple is the start: pure noise, with log-probability 0 and a belief of zero.
     """
-    rows = policy.denoiser.state_lengths(lengths).cpu()
-    noise = draw_noise(seeds, rows, policy.steps, policy.denoiser.state_width)
-    x = noise[0].to(policy.denoiser.feature_mean)
+    rows = policy.denoiser.state_lengths(lengths)
+    noise = stepwise_noise(seeds, rows, policy.steps, policy.denoiser.state_width)
+    x = next(noise).to(policy.denoiser.feature_mean)
     x0 = torch.zeros_like(x)
     yield x, x.new_zeros(len(x)), x0
     for i in range(policy.steps):
         mean, std, x0 = policy.step(x, i, text, lengths, x0)
-        x = mean if policy.stds[i] == 0 else mean + _spread_out(std, mean) * noise[i + 1].to(mean)
+        x = mean if policy.stds[i] == 0 else mean + _spread_out(std, mean) * next(noise).to(mean)
         yield x, policy.move_log_prob(x, mean, std, lengths), x0
 
 # %% ../nbs/3_diffusion/11_rollouts.ipynb #2134d8b8

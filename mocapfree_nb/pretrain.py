@@ -56,7 +56,8 @@ def diffusion_loss(
     """
     x_t = schedule.add_noise(x0, noise, t)
     prediction = denoiser(x_t, t, text, lengths, conditional)
-    return masked_mean_square(prediction - denoiser.target(x0, noise, t), denoiser.state_lengths(lengths))
+    counted = denoiser.state_lengths(lengths) if denoiser.canvas is None else lengths  # padding is seen, not learnt
+    return masked_mean_square(prediction - denoiser.target(x0, noise, t), counted)
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #604e0a28
 class ExponentialMovingAverage:

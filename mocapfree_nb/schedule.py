@@ -39,8 +39,9 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: Spacing = "trailin
     """`steps` of the `num_timesteps` timesteps, from the noisiest down: the stops of a shorter walk.
 
     trailing begins at the last timestep, so in pure noise; leading ends at timestep 0 and begins somewhere below
-    the last; linspace includes both; dpm is a linspace of one step more, without its 0. Sources: arXiv 2305.08891,
-    table 2; dpm as in the authors' DPM-Solver++ (2211.01095).
+    the last; linspace includes both; dpm is a linspace of one step more, without its 0. As many steps as timesteps
+    leave no choice: each spacing then takes all of them. No timestep comes twice. Sources: arXiv 2305.08891, table 2;
+    dpm as in the authors' DPM-Solver++ (2211.01095).
     Raises `ValueError` for more steps than timesteps, or another spacing.
     """
     if not 1 <= steps <= num_timesteps:
@@ -51,6 +52,8 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: Spacing = "trailin
         return [i * (num_timesteps // steps) for i in reversed(range(steps))]
     if spacing == "linspace":
         return [round(i * (num_timesteps - 1) / max(steps - 1, 1)) for i in reversed(range(steps))]
+    if spacing == "dpm" and steps == num_timesteps:  # without its 0 there is one timestep too few
+        return list(reversed(range(num_timesteps)))
     if spacing == "dpm":
         return [round(i * (num_timesteps - 1) / steps) for i in range(steps, 0, -1)]
     raise ValueError(f"spacing is 'trailing', 'leading', 'linspace' or 'dpm', not {spacing!r}")

@@ -1,6 +1,14 @@
 """What all tests share."""
 
+import os
+
 import pytest
+from hypothesis import settings
+
+# A test run draws the same cases every time; HYPOTHESIS_PROFILE=explore draws new ones (and keeps what failed).
+settings.register_profile("ci", derandomize=True, database=None)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -139,7 +139,7 @@ def test_a_masked_network_does_not_see_padding_and_an_unmasked_one_does(files):
         model = build(arrays, "mdm", mask_frames, torch.float32)
         same = torch.allclose(model(x, t, text, lengths), model(other, t, text, lengths), atol=1e-6)
         assert same is mask_frames
-        assert model.frames_at_once == (None if mask_frames else 196)
+        assert model.canvas == (None if mask_frames else 196)
 
 
 def test_a_mistake_in_the_settings_is_one_line():

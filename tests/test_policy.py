@@ -11,13 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
+from mocapfree_nb.files import UserError
+from mocapfree_nb.models.latent import LatentDenoiser
+from mocapfree_nb.models.mdm import MDM
+from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.policy import (
     DiffusionPolicy,
     ddim_distribution,
     ddim_std,
     draw_noise,
+    draw_seeds,
     gaussian_log_prob,
+    stepwise_noise,
 )
+from mocapfree_nb.pretrain import diffusion_loss
 from mocapfree_nb.schedule import NoiseSchedule
 from mocapfree_nb.text import TextEmbedding
 
@@ -324,12 +331,99 @@ def test_generate_is_the_motion_of_a_rollout_in_any_batch_size(batch_size):
     torch.testing.assert_close(motion, expected, atol=1e-4, rtol=1e-5)
 
 
+DENOISERS = {
+    "one frame a token": lambda: MotionDenoiser(FEATURES, 16, 2, 2, 24, 0.1, WORDS),
+    "two frames a token": lambda: MotionDenoiser(FEATURES, 16, 2, 2, 24, 0.1, WORDS, frames_per_token=2),
+    "latent": lambda: LatentDenoiser(FEATURES, 2, 16, 3, 2, 24, 3, 0.1, WORDS),
+    "unet": lambda: MotionUNet(FEATURES, (8, 8), 16, 16, 1, 2, 24, text_width=WORDS),
+    "mdm": lambda: MDM(FEATURES, 16, 2, 2, 24, text_width=WORDS),
+    "mdm that sees padding": lambda: MDM(FEATURES, 16, 2, 2, 24, text_width=WORDS, mask_frames=False),
+    "mdm decoder that sees padding": lambda: MDM(
+        FEATURES, 16, 2, 2, 24, text_width=WORDS, arch="decoder", text="tokens", mask_frames=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_no_motion_depends_on_its_neighbours(name):
+    "Alone, and beside a longer motion with a longer caption: motion, and every number of the walk."
+    torch.manual_seed(0)
+    denoiser = DENOISERS[name]()
+    with torch.no_grad():
+        for parameter in denoiser.parameters():  # also where a network begins with zeros
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    policy = DiffusionPolicy(denoiser, FakeEncoder(), steps=4)
+    prompts, lengths = ["a person walks", "someone jumps over a fence and falls down"], [21, 150]
+    alone, both = (play(policy, prompts[:n], lengths[:n]) for n in (1, 2))
+    assert alone.motion.std() > 0.1 and alone.motion.shape == (1, 21, FEATURES) and both.motion.shape[1] == 150
+    rows = alone.states.shape[2]
+    for name in ("states", "predicted_x0"):
+        torch.testing.assert_close(getattr(both, name)[:, :1, :rows], getattr(alone, name), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both.motion[:1, :21], alone.motion, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both.log_probs[:1], alone.log_probs, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        assert torch.equal(policy.log_prob(both), both.log_probs)
+    made = policy.generate(prompts, lengths, seed=3, batch_size=1)
+    torch.testing.assert_close(made, both.motion, atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_with_a_canvas_makes_all_of_it_and_gives_the_beginning():
+    torch.manual_seed(0)
+    policy = DiffusionPolicy(DENOISERS["mdm that sees padding"](), FakeEncoder(), steps=4)
+    short, whole = (play(policy, PROMPTS, lengths) for lengths in (LENGTHS, [196] * 3))
+    assert short.states.shape == (5, 3, 196, FEATURES) and torch.equal(short.states, whole.states)
+    assert torch.equal(short.log_probs, whole.log_probs)  # the rest of the canvas was drawn too
+    for row, length in enumerate(LENGTHS):
+        assert torch.equal(short.motion[row, :length], whole.motion[row, :length]) and not short.motion[row, length:].any()
+    for call in (policy.rollout, policy.generate):
+        with pytest.raises(UserError, match="at most 196 frames, 197 were asked for"):
+            call(PROMPTS, [9, 197, 5])
+
+
+def test_padding_on_a_canvas_is_seen_in_training_and_not_learnt():
+    denoiser = DENOISERS["mdm that sees padding"]().eval()
+    motion, lengths = torch.randn(2, 30, FEATURES), torch.tensor([30, 12])
+    x0 = denoiser.encode(motion, lengths)
+    assert x0.shape == (2, 196, FEATURES) and not x0[0, 30:].any() and not x0[1, 12:].any()
+    assert torch.equal(denoiser.decode(x0, lengths)[1, :12], motion[1, :12])
+    text, t, noise = FakeEncoder()(PROMPTS[:2]), torch.tensor([40, 10]), torch.randn_like(x0)
+    found = diffusion_loss(denoiser, denoiser.noise_schedule, x0, lengths, text, t, noise)
+    answer = denoiser(denoiser.noise_schedule.add_noise(x0, noise, t), t, text, torch.tensor([196, 196]))
+    squares = [(answer[row, :n] - x0[row, :n]).square() for row, n in enumerate(lengths.tolist())]
+    torch.testing.assert_close(found, torch.cat(squares).mean())
+
+
 def test_noise_is_standard_normal_and_zero_in_the_padding():
     noise = draw_noise(torch.arange(40), torch.full((40,), 60), 5, 20)
     assert abs(noise.mean()) < 0.005 and abs(noise.std() - 1) < 0.005
     cross = torch.corrcoef(noise.transpose(0, 1).flatten(1)) - torch.eye(40)
     assert cross.abs().max() < 0.08
     assert not draw_noise(torch.arange(2), torch.tensor([3, 9]), 2, 4)[:, 0, 3:].any()
+
+
+@pytest.mark.parametrize("lengths, features", [([37, 48, 1], 263), ([9, 5, 7], 7), ([1, 2], 3), ([4, 4], 96)])
+@pytest.mark.parametrize("draws", [1, 10, 16, 17, 50])
+def test_noise_drawn_in_parts_is_that_of_one_call(lengths, features, draws):
+    seeds, lengths = torch.arange(len(lengths)) + 5, torch.tensor(lengths)
+    found = list(stepwise_noise(seeds, lengths, draws, features))
+    assert len(found) == draws
+    for row, (seed, length) in enumerate(zip(seeds.tolist(), lengths.tolist(), strict=True)):
+        at_once = torch.randn(draws, length, features, generator=torch.Generator().manual_seed(seed))
+        for noise, expected in zip(found, at_once, strict=True):
+            assert torch.equal(noise[row, :length], expected) and not noise[row, length:].any()
+
+
+def test_noise_of_a_long_walk_is_never_there_all_at_once():
+    first = next(stepwise_noise(torch.arange(4), torch.tensor([50, 40, 30, 20]), 1000, 263))
+    assert first.untyped_storage().nbytes() == 16 * first.numel() * 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_noise_is_drawn_where_the_generator_lives():
+    seeds = draw_seeds(3, torch.Generator("cuda").manual_seed(0))
+    noise = next(stepwise_noise(seeds, torch.tensor([9, 5, 7]), 4, FEATURES))
+    alone = next(stepwise_noise(seeds[:1], torch.tensor([9]), 4, FEATURES))
+    assert seeds.is_cuda and noise.is_cuda and torch.equal(noise[0], alone[0])
 
 
 def test_every_move_of_a_walk_draws_noise_of_its_own():

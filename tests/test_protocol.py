@@ -18,9 +18,11 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.models.unet import MotionUNet
+from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.published import protocol
 from mocapfree_nb.published.encoders import TMR, GuoEvaluator, GuoWords
 from mocapfree_nb.published.protocol import PROTOCOLS, Evaluation, Generator, Judge, draw_pass, published_sampler, samples_of
+from mocapfree_nb.text import TextEmbedding
 
 HUMANML3D, KIT = PROTOCOLS["humanml3d"], PROTOCOLS["kit"]
 REFERENCE = Path(__file__).parent / "reference"
@@ -226,23 +228,18 @@ def test_the_model_is_asked_for_the_drawn_captions_and_lengths():
 # --- models under test
 
 
-class Recorder:
-    def __init__(self, denoiser):
-        self.denoiser, self.steps, self.asked = denoiser, 1000, None
+def test_a_generator_gives_each_caption_its_motion_whatever_stands_beside_it():
+    size = {"width": 16, "layers": 1, "feedforward": 16, "num_timesteps": 4}
 
-    def generate(self, captions, lengths, seed, batch_size):
-        self.asked = lengths.tolist(), batch_size
-        return torch.ones(len(captions), int(lengths.max()), 263)
+    def read(captions):
+        one = torch.ones(len(captions), 1, 512)
+        return TextEmbedding(one, torch.ones(len(captions), 1, dtype=torch.bool), one[:, 0])
 
-
-def test_a_network_that_does_not_mask_makes_196_frames_and_is_cut():
-    size = {"width": 16, "layers": 1, "feedforward": 16}
-    for mask_frames, expected in ((False, [196, 196]), (True, [60, 44])):
-        policy = Recorder(MDM(**size, mask_frames=mask_frames))
-        motion = Generator(policy)(["a", "b"], torch.tensor([60, 44]), 0)
-        assert policy.asked[0] == expected and motion.shape == (2, 60, 263)
-        assert motion[1, :44].all() and not motion[1, 44:].any()
-        assert policy.asked[1] < 10  # a thousand steps of noise are drawn in advance: few walks at a time
+    for mask_frames in (False, True):
+        make = Generator(DiffusionPolicy(MDM(**size, mask_frames=mask_frames), read, steps=4))
+        motion, alone = make(["a", "b"], torch.tensor([44, 60]), 0), make(["a"], torch.tensor([44]), 0)
+        assert motion.shape == (2, 60, 263) and motion[1].any(-1).all() and not motion[0, 44:].any()
+        assert (motion[:1, :44] - alone).abs().max() < 1e-5
 
 
 def test_published_models_are_sampled_as_published():

@@ -1,6 +1,7 @@
 """Noise schedules against two public implementations, and the algebra they must obey."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocapfree_nb.schedule import NoiseSchedule, cosine_betas, linear_betas, scaled_linear_betas, spaced_timesteps
+from mocapfree_nb.schedule import NoiseSchedule, Spacing, cosine_betas, linear_betas, scaled_linear_betas, spaced_timesteps
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "schedules.npz", allow_pickle=False)
 few = settings(max_examples=30, deadline=None)
+SPACINGS = get_args(Spacing)
 NAMES, LENGTHS = ("cosine", "linear", "scaled_linear"), (50, 1000)
 
 
@@ -109,7 +111,7 @@ def test_noise_and_variance_equal_the_diffusers_scheduler(name, theirs):
 
 
 @few
-@given(total=st.integers(1, 300), share=st.floats(0, 1), spacing=st.sampled_from(["trailing", "leading", "linspace", "dpm"]))
+@given(total=st.integers(1, 2000), share=st.floats(0, 1), spacing=st.sampled_from(SPACINGS))
 def test_timesteps_descend_strictly_inside_the_schedule(total, share, spacing):
     steps = max(1, round(share * total))
     stops = spaced_timesteps(total, steps, spacing)
@@ -119,6 +121,17 @@ def test_timesteps_descend_strictly_inside_the_schedule(total, share, spacing):
         assert stops[0] == total - 1
     if spacing == "leading":
         assert stops[-1] == 0
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_no_walk_visits_a_timestep_twice(spacing):
+    "Every number of steps up to that of the timesteps, whose walk is all of them."
+    for total in range(1, 65):
+        for steps in range(1, total + 1):
+            stops = spaced_timesteps(total, steps, spacing)
+            assert len(set(stops)) == steps and sorted(stops, reverse=True) == stops, (total, steps, stops)
+            assert 0 <= stops[-1] and stops[0] < total
+        assert stops == list(range(total - 1, -1, -1))
 
 
 @few

@@ -71,7 +71,7 @@ class MDM(Denoiser):
         _check_settings(arch, text, width, heads)
         self.width, self.arch, self.text, self.mask_frames = width, arch, text, mask_frames
         self.head_token = arch == "encoder" or time_token
-        self.frames_at_once = None if mask_frames else 196  # one that sees padding is asked for these, and cut
+        self.canvas = None if mask_frames else 196  # the padded length of all its training data
         self.frames_in = nn.Linear(num_features, width)
         self.time_in = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.text_in = nn.Linear(text_width, width)

@@ -265,15 +265,10 @@ class Generator:
 
     def __init__(self, policy: DiffusionPolicy):
         self.policy = policy
-        self.frames = getattr(policy.denoiser, "frames_at_once", None)
-        numbers = (policy.steps + 1) * 196 * policy.denoiser.state_width  # the noise of one walk, drawn in advance
-        self.batch = max(1, min(32, 400_000_000 // numbers))
 
     def __call__(self, captions: Sequence[str], lengths: Tensor, seed: int) -> Tensor:
         """Raw motion (N, max(lengths), F), zero on padding."""
-        asked = torch.full_like(lengths, self.frames) if self.frames else lengths
-        motion = self.policy.generate(captions, asked, seed, self.batch)[:, : int(lengths.max())].cpu()
-        return motion * (torch.arange(motion.shape[1]) < lengths[:, None])[..., None]
+        return self.policy.generate(captions, lengths, seed, batch_size=32).cpu()
 
 # %% ../../nbs/8_published/32_protocol.ipynb #d2ec80e9
 @dataclass(frozen=True, eq=False)
