@@ -46,8 +46,8 @@ export: $(STAMP)  ## write the package from the notebooks
 clean-notebooks: $(STAMP)  ## strip what does not belong into version control; pictures stay
 	$(BIN)/nbdev_clean
 
-readme: $(STAMP)  ## write README.md from nbs/index.ipynb
-	$(BIN)/python .ci/readme.py
+readme: $(STAMP)  ## write README.md, badges, links between lessons and the sidebar
+	$(BIN)/python .ci/house.py
 
 clean:  ## remove the environment and everything built (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,171 @@
+"""Write what follows from the lessons themselves: badges, the way from lesson to lesson, the table of the index, the
+sidebar of the documentation, README.md.
+
+python .ci/house.py          write them
+python .ci/house.py --check  exit with 1 and say what would change
+
+The address of the repository stands in pyproject.toml alone; everything here is made from it.
+"""
+
+import json
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+CHAPTERS = {
+    "1_motion": "1 Motion: a body, its features, and how to look at it",
+    "2_data": "2 Data: clips with captions",
+    "3_diffusion": "3 Diffusion: from noise to motion, step by step",
+    "4_reward": "4 Reward: does a motion fit its sentence?",
+    "5_rl": "5 Reinforcement learning: following the reward",
+    "6_judging": "6 Judging: what was gained, what it cost",
+    "7_models": "7 Other architectures",
+    "8_published": "8 With the data, weights and measures of the field",
+    "9_output": "9 Out of the notebook",
+    "tutorials": "Tutorials",
+}
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+
+
+def lessons() -> list[Path]:
+    """All notebooks of the course in reading order, tutorials last."""
+    order = list(CHAPTERS)
+    found = [path for chapter in order for path in sorted((NBS / chapter).glob("*.ipynb"))]
+    return [path for path in found if ".ipynb_checkpoints" not in path.parts]
+
+
+def repository() -> str:
+    """Where the project lives, as pyproject.toml says."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+
+
+def read(path: Path) -> dict:
+    """A notebook."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell: dict) -> str:
+    """The text of a cell."""
+    return "".join(cell["source"])
+
+
+def title(path: Path) -> tuple[str, str]:
+    """Title and one-line description of a notebook, from its first cell."""
+    head = re.match(r"# (.+)\n> (.+)", source(read(path)["cells"][0]))
+    if head is None:
+        raise SystemExit(f"{path}: the first cell is `# Title` and a line `> what it is`")
+    return head.group(1), head.group(2).rstrip(".")
+
+
+def module(path: Path) -> str:
+    """The module that a lesson exports, or an empty string."""
+    found = re.search(r"^#\| default_exp (\S+)", "\n".join(source(cell) for cell in read(path)["cells"]), re.M)
+    return found.group(1) if found else ""
+
+
+def label(path: Path) -> str:
+    """What a link to a notebook reads: its number and title, up to a colon."""
+    number = path.name[:2] + " " if path.name[:2].isdigit() else ""
+    return number + title(path)[0].split(":")[0]
+
+
+def with_badge(path: Path, text: str) -> str:
+    """The first cell of a notebook with the badge that opens it in Colab."""
+    place = path.relative_to(ROOT).as_posix()
+    address = f"{repository().replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main/{place}"
+    return re.sub(r"\n\n\[!\[Open in Colab\].*", "", text).rstrip() + f"\n\n[![Open in Colab]({BADGE})]({address})"
+
+
+def way(path: Path, course: list[Path]) -> str:
+    """The line that leads from a notebook to its neighbours and to the map of the course."""
+    at = course.index(path)
+
+    def link(text: str, other: Path) -> str:
+        return f"[{text}]({os.path.relpath(other, path.parent).replace(os.sep, '/')})"
+
+    parts = [link(f"← {label(course[at - 1])}", course[at - 1])] if at else []
+    parts.append(link("map of the course", NBS / "index.ipynb"))
+    parts += [link(f"{label(course[at + 1])} →", course[at + 1])] if at + 1 < len(course) else []
+    return " · ".join(parts)
+
+
+def table(course: list[Path]) -> str:
+    """The lessons by chapter, for the index."""
+    parts = []
+    for chapter, name in CHAPTERS.items():
+        rows = [path for path in course if path.parent.name == chapter]
+        if not rows:
+            continue
+        lines = [f"**{name}**", "", "| lesson | module | what it is about |", "|---|---|---|"]
+        for path in rows:
+            exports = f"`{module(path)}`" if module(path) else ""
+            lines.append(f"| [{label(path)}]({path.relative_to(NBS).as_posix()}) | {exports} | {title(path)[1]} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def sidebar(course: list[Path]) -> str:
+    """The sidebar of the documentation, as Quarto reads it."""
+    lines = ["website:", "  sidebar:", "    contents:", "      - index.ipynb"]
+    for chapter, name in CHAPTERS.items():
+        rows = [path for path in course if path.parent.name == chapter]
+        if rows:
+            lines += [f"      - section: {json.dumps(name)}", "        contents:"]
+            lines += [f"          - {path.relative_to(NBS).as_posix()}" for path in rows]
+    return "\n".join(lines) + "\n"
+
+
+def readme(index: dict) -> str:
+    """README.md: markdown cells as they are, code cells that are not hidden as blocks, links seen from the top folder."""
+    parts = []
+    for cell in index["cells"]:
+        text = source(cell).strip()
+        if cell["cell_type"] == "code":
+            if re.search(r"^#\|\s*hide", text, re.M):
+                continue
+            text = re.sub(r"^#\|.*\n", "", text, flags=re.M)
+            text = f"```python\n{text}\n```"
+        parts.append(text)
+    text = "\n\n".join(filter(None, parts)) + "\n"
+    return re.sub(r"\]\((?![a-z]+:|#|\.\./)", "](nbs/", text).replace("](../", "](")
+
+
+def everything() -> dict[Path, str]:
+    """Each file that follows from the lessons, and what it should hold."""
+    course, made = lessons(), {}
+    for path in course:
+        notebook = read(path)
+        cells = notebook["cells"]
+        cells[0]["source"] = with_badge(path, source(cells[0])).splitlines(keepends=True)
+        cells = [cell for cell in cells if cell["id"] != "way"]
+        line = {"cell_type": "markdown", "id": "way", "metadata": {}, "source": [way(path, course)]}
+        notebook["cells"] = [*cells, line]
+        made[path] = text_of(notebook)
+    index = read(NBS / "index.ipynb")
+    index["cells"][0]["source"] = with_badge(NBS / "index.ipynb", source(index["cells"][0])).splitlines(keepends=True)
+    for cell in index["cells"]:
+        if cell["id"] == "lessons":
+            cell["source"] = f"## The lessons\n\n{table(course)}".splitlines(keepends=True)
+    made[NBS / "index.ipynb"] = text_of(index)
+    made[NBS / "sidebar.yml"] = sidebar(course)
+    made[ROOT / "README.md"] = readme(index)
+    return made
+
+
+def text_of(notebook: dict) -> str:
+    """A notebook as nbdev writes it."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    wrong = [path for path, text in everything().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv:
+        for path in wrong:
+            print(f"{path.relative_to(ROOT)} is not what the lessons say: run `make readme`")
+        sys.exit(bool(wrong))
+    for path, text in everything().items():
+        path.write_text(text, encoding="utf-8")
