@@ -1,5 +1,5 @@
-"""Write what follows from the lessons themselves: badges, the way from lesson to lesson, the table of the index, the
-sidebar of the documentation, README.md.
+"""Write what follows from the lessons themselves: badges, the way from lesson to lesson, links to the glossary, the table
+of the index, the sidebar of the documentation, README.md.
 
 python .ci/house.py          write them
 python .ci/house.py --check  exit with 1 and say what would change
@@ -93,6 +93,43 @@ def way(path: Path, course: list[Path]) -> str:
     return " · ".join(parts)
 
 
+def glossary() -> list[tuple[str, re.Pattern, str]]:
+    """Anchor of each term, what finds it in a text, and the notebook that builds it."""
+    text = source(next(cell for cell in read(NBS / "glossary.ipynb")["cells"] if cell["id"] == "terms"))
+    entry = r'<a id="([^"]+)"></a>\*\*(.+?)\*\*(?:<!-- also: (.+?) -->)?.*?\[Lesson \d\d\]\((\S+?)\)'
+    found = []
+    for anchor, term, also, lesson in re.findall(entry, text):
+        words = sorted(filter(None, [term, also]), key=len, reverse=True)
+        pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, words))})(?![\w-])", re.I)
+        found.append((anchor, pattern, lesson))
+    return sorted(found, key=lambda item: -len(item[1].pattern))  # "per-step advantage" before "advantage"
+
+
+PROTECTED = re.compile(
+    r"(```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|<[^>]+>|^#.*?$|^\|.*?$|\*\*.*?\*\*)", re.S | re.M
+)
+
+
+def link_terms(path: Path, cells: list[dict]) -> None:
+    """Link the first use of each term in a notebook to the glossary, except in the lesson that builds it."""
+    place = os.path.relpath(NBS / "glossary.ipynb", path.parent).replace(os.sep, "/")
+    own = path.relative_to(NBS).as_posix()
+    waiting = [(anchor, pattern) for anchor, pattern, lesson in glossary() if lesson != own]
+    for cell in cells[1:]:
+        if cell["cell_type"] != "markdown" or cell["id"] == "way":
+            continue
+        text = re.sub(r"\[([^\]]+)\]\([^)]*glossary\.ipynb#[^)]*\)", r"\1", source(cell))
+        for anchor, pattern in list(waiting):
+            parts = PROTECTED.split(text)
+            for i in range(0, len(parts), 2):  # odd parts are code, formulas, links, headings, tables
+                parts[i], count = pattern.subn(lambda m, anchor=anchor: f"[{m.group()}]({place}#{anchor})", parts[i], count=1)
+                if count:
+                    waiting.remove((anchor, pattern))
+                    text = "".join(parts)
+                    break
+        cell["source"] = text.splitlines(keepends=True)
+
+
 def table(course: list[Path]) -> str:
     """The lessons by chapter, for the index."""
     parts = []
@@ -110,7 +147,7 @@ def table(course: list[Path]) -> str:
 
 def sidebar(course: list[Path]) -> str:
     """The sidebar of the documentation, as Quarto reads it."""
-    lines = ["website:", "  sidebar:", "    contents:", "      - index.ipynb"]
+    lines = ["website:", "  sidebar:", "    contents:", "      - index.ipynb", "      - glossary.ipynb"]
     for chapter, name in CHAPTERS.items():
         rows = [path for path in course if path.parent.name == chapter]
         if rows:
@@ -142,6 +179,7 @@ def everything() -> dict[Path, str]:
         cells = notebook["cells"]
         cells[0]["source"] = with_badge(path, source(cells[0])).splitlines(keepends=True)
         cells = [cell for cell in cells if cell["id"] != "way"]
+        link_terms(path, cells)
         line = {"cell_type": "markdown", "id": "way", "metadata": {}, "source": [way(path, course)]}
         notebook["cells"] = [*cells, line]
         made[path] = text_of(notebook)
@@ -151,6 +189,9 @@ def everything() -> dict[Path, str]:
         if cell["id"] == "lessons":
             cell["source"] = f"## The lessons\n\n{table(course)}".splitlines(keepends=True)
     made[NBS / "index.ipynb"] = text_of(index)
+    words = read(NBS / "glossary.ipynb")
+    words["cells"][0]["source"] = with_badge(NBS / "glossary.ipynb", source(words["cells"][0])).splitlines(keepends=True)
+    made[NBS / "glossary.ipynb"] = text_of(words)
     made[NBS / "sidebar.yml"] = sidebar(course)
     made[ROOT / "README.md"] = readme(index)
     return made
