@@ -71,7 +71,7 @@ class MotionStates(PretrainedModel):
     """What is noised and denoised, and by which schedule: a *state*, (batch, rows, `state_width`).
 
     The first `state_lengths(lengths)` rows count. Here a row is a frame; a subclass may have states of its own (lesson
-    15) if it can `encode` motion as a state and `decode` it. Policies and trainers speak of states only.
+    23) if it can `encode` motion as a state and `decode` it. Policies and trainers speak of states only.
 
     The buffers `feature_mean` and `feature_std` (num_features,) turn raw motion (physical units) into features of
     mean 0 and deviation 1. `noise_schedule` is the one it is trained with.
