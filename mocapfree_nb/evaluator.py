@@ -6,7 +6,6 @@
 __all__ = ['EvaluatorModel', 'hinge_loss', 'embed_evaluator', 'evaluate_split', 'train_evaluator']
 
 # %% ../nbs/6_judging/20_evaluator.ipynb #78b2249c
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 
 from .corpus import Corpus
 from .features import length_mask
-from .metrics import diversity, matching_distance, r_precision
-from .retrieval import MotionJudge, draw_batch, false_negatives, fit, stack_splits
+from .metrics import matching_distance, r_precision
+from .retrieval import TextMotionModel, draw_batch, false_negatives, fit, stack_splits
 from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/6_judging/20_evaluator.ipynb #96ac2786
@@ -39,7 +38,7 @@ class _GRUReader(nn.Module):
         return self.head(torch.cat([last[0], last[1]], dim=-1))
 
 # %% ../nbs/6_judging/20_evaluator.ipynb #3210c543
-class EvaluatorModel(MotionJudge):
+class EvaluatorModel(TextMotionModel):
     """Text and motion to 64-d vectors whose distance says how well they fit (after Guo et al. 2022).
 
     Motion comes raw as (B, T, features) with lengths (B,) and is normalised inside; text as a `TextEmbedding`.

@@ -238,9 +238,9 @@ def parts(motion):
 
 
 def test_mixed_arms_are_a_donors_and_legs_stay(batch):
-    from mocapfree_nb.models.latent import mix_arms
+    from mocapfree_nb.models.latent import swap_body_parts
 
-    mixed, lengths = mix_arms(batch.motion, batch.lengths, torch.Generator().manual_seed(0), share=1.0)
+    mixed, lengths = swap_body_parts(batch.motion, batch.lengths, torch.Generator().manual_seed(0), share=1.0)
     assert (lengths <= batch.lengths).all() and (lengths < batch.lengths).any()
     (there, speed), (given, given_speed) = parts(mixed), parts(batch.motion)
     legs, rotations = [joint - 1 for joint in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15)], slice(67, 193)
@@ -262,9 +262,9 @@ def test_mixed_arms_are_a_donors_and_legs_stay(batch):
 
 
 def test_mixed_arms_rise_as_fast_as_their_velocities_say(batch):
-    from mocapfree_nb.models.latent import mix_arms
+    from mocapfree_nb.models.latent import swap_body_parts
 
-    mixed, lengths = mix_arms(batch.motion, batch.lengths, torch.Generator().manual_seed(1), share=1.0)
+    mixed, lengths = swap_body_parts(batch.motion, batch.lengths, torch.Generator().manual_seed(1), share=1.0)
     there, speed = parts(mixed)
     for row, length in enumerate(lengths.tolist()):
         risen = there[row, 1:length, 12:, 1] - there[row, : length - 1, 12:, 1]

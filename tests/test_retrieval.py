@@ -157,8 +157,8 @@ def test_only_root_and_positions_are_seen(model):
 def test_spoiling_keeps_a_clean_share():
     motion, lengths = torch.randn(400, 24, 67), torch.full((400,), 24)
     generator = torch.Generator().manual_seed(0)
-    assert torch.equal(retrieval.spoil(motion, lengths, generator, share=0.0), motion)
-    found = retrieval.spoil(motion, lengths, generator, share=0.5)
+    assert torch.equal(retrieval.corrupt(motion, lengths, generator, share=0.0), motion)
+    found = retrieval.corrupt(motion, lengths, generator, share=0.5)
     same = (found == motion).flatten(1).all(1)
     assert 0.4 < same.float().mean() < 0.6
     assert (found - motion)[~same].square().mean() < 1.5  # spoiled, not destroyed
@@ -166,7 +166,7 @@ def test_spoiling_keeps_a_clean_share():
 
 def test_blends_lie_on_the_straight_line():
     motion, lengths = torch.randn(6, 10, 67), torch.tensor([10, 9, 8, 7, 6, 5])
-    mixed, short, partner, share = retrieval.blend(motion, lengths, 4, torch.Generator().manual_seed(0))
+    mixed, short, partner, share = retrieval.interpolate_motions(motion, lengths, 4, torch.Generator().manual_seed(0))
     for i in range(4):
         j, end = partner[i], short[i]
         assert end == min(lengths[i], lengths[j])
@@ -179,7 +179,7 @@ def test_spoiling_never_reads_past_a_clip():
     motion, lengths = torch.randn(64, 24, 67), torch.full((64,), 15)
     loud = motion.clone()
     loud[:, 15:] = 1e4
-    found = [retrieval.spoil(m, lengths, torch.Generator().manual_seed(0), share=1.0) for m in (motion, loud)]
+    found = [retrieval.corrupt(m, lengths, torch.Generator().manual_seed(0), share=1.0) for m in (motion, loud)]
     torch.testing.assert_close(found[0][:, :15], found[1][:, :15], atol=1e-5, rtol=1e-5)
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PostNormBlock', 'SkipTransformer', 'LearnedPositions', 'MotionVAE', 'kl_to_standard_normal', 'vae_loss',
-           'TimeEmbedding', 'LatentNetwork', 'LatentStates', 'LatentDenoiser', 'mix_arms', 'vae_batch_loss',
+           'TimeEmbedding', 'LatentNetwork', 'LatentStates', 'LatentDenoiser', 'swap_body_parts', 'vae_batch_loss',
            'latent_batch_loss', 'pretrain_latent']
 
 # %% ../../nbs/7_models/23_latent.ipynb #d7bdcfac
@@ -295,7 +295,7 @@ class LatentDenoiser(LatentStates):
         return model
 
 # %% ../../nbs/7_models/23_latent.ipynb #6b2d8f31
-def mix_arms(
+def swap_body_parts(
     motion: Tensor, lengths: Tensor, generator: torch.Generator, share: float = 0.5, skeleton: Skeleton = HUMANML3D
 ) -> tuple[Tensor, Tensor]:
     """Give each arm, with probability `share`, to another clip of the batch, as long as both last.
@@ -333,7 +333,7 @@ def vae_batch_loss(
     """
     chosen = torch.randint(len(corpus), (config.batch_size,), generator=generator).tolist()
     batch = collate([corpus[i] for i in chosen], generator=generator).to(model.feature_mean.device)
-    motion, lengths = mix_arms(batch.motion, batch.lengths, generator, skeleton=corpus.skeleton)
+    motion, lengths = swap_body_parts(batch.motion, batch.lengths, generator, skeleton=corpus.skeleton)
     if refuse is not None:
         refused = refuse(motion, lengths)
         motion = torch.where(refused[:, None, None], batch.motion, motion)

@@ -28,7 +28,7 @@ from .encoders import GUO_NAMES, TMR, TMR_NAMES, GuoEvaluator
 from ..models.latent import LatentDenoiser
 from ..models.mdm import MDM, MDM_NAMES, replace_names
 from ..evaluator import EvaluatorModel
-from ..retrieval import MotionJudge, RetrievalModel
+from ..retrieval import TextMotionModel, RetrievalModel
 from ..text import PublishedTextEncoder, TextEncoder, default_text_encoder
 from ..models.unet import MotionUNet
 
@@ -494,7 +494,7 @@ def read_checkpoint(path: str | Path, statistics: str | Path | None = None, **se
     return Checkpoint(kind, model, unneeded, given)
 
 # %% ../../nbs/8_published/31_checkpoints.ipynb #203b5ab6
-def from_checkpoint(path: str | Path, statistics: str | Path | None = None, **settings) -> Denoiser | MotionJudge:
+def from_checkpoint(path: str | Path, statistics: str | Path | None = None, **settings) -> Denoiser | TextMotionModel:
     """The network of `read_checkpoint`, with a warning where no mean and deviation were found."""
     found = read_checkpoint(path, statistics, **settings)
     if not found.statistics:

@@ -21,7 +21,7 @@ from ..features import length_mask
 from ..files import UserError, load_array
 from ..models.latent import PostNormBlock
 from ..models.mdm import interleaved_sinusoids
-from ..retrieval import MotionJudge
+from ..retrieval import TextMotionModel
 from ..text import TextEmbedding, mean_pool
 
 # %% ../../nbs/8_published/30_encoders.ipynb #6aaba372
@@ -65,7 +65,7 @@ class ActorDecoder(nn.Module):
         return self.finish(x).masked_fill(~mask[..., None], 0)
 
 # %% ../../nbs/8_published/30_encoders.ipynb #2887473c
-class TMR(MotionJudge):
+class TMR(TextMotionModel):
     """Text-to-motion retrieval (Petrovich et al., arXiv 2305.00976): two encoders into one space, and a decoder.
 
     Motion comes raw as (B, T, features) with lengths (B,); text as DistilBERT's token states in a `TextEmbedding`.
@@ -148,7 +148,7 @@ class SequenceReader(nn.Module):
         return self.head(torch.cat([last[0], last[1]], dim=-1))
 
 # %% ../../nbs/8_published/30_encoders.ipynb #1353a34c
-class GuoEvaluator(MotionJudge):
+class GuoEvaluator(TextMotionModel):
     """The evaluator of Guo et al. (CVPR 2022): motion and text to vectors whose distance says how well they fit.
 
     Motion comes raw as (B, T, features) with lengths (B,), at least 4 frames each; text as `GuoWords` gives it.

@@ -36,7 +36,7 @@ from mocapfree_nb.metrics import (
     retrieval_recall,
 )
 from ..policy import DiffusionPolicy
-from ..retrieval import MotionJudge, cosines
+from ..retrieval import TextMotionModel, cosines
 from ..text import PublishedTextEncoder, TextEncoder, default_text_encoder
 from ..models.unet import MotionUNet
 
@@ -443,7 +443,7 @@ def retrieval_protocols(
 # %% ../../nbs/8_published/32_protocol.ipynb #9b29d5b8
 @torch.inference_mode()
 def evaluate_retrieval(
-    model: MotionJudge,
+    model: TextMotionModel,
     folder: str | Path,
     text_encoder: TextEncoder | PublishedTextEncoder,
     sentence_encoder: TextEncoder | PublishedTextEncoder,
