@@ -151,8 +151,9 @@ class MotionStates(PretrainedModel):
     def set_trained_frames(self, frames: Sequence[int] | None) -> None:
         """Note the (shortest, longest) motion of the training data, in frames; None: not known."""
         self.trained_frames = None if frames is None else _frame_range(frames)
-        if "trained_frames" in (self._hub_mixin_config or {}):  # what is saved, if the constructor takes it back
-            self._hub_mixin_config["trained_frames"] = self.trained_frames
+        if "trained_frames" in self._hub_mixin_init_parameters:  # what is saved, if the constructor takes it back
+            self._hub_mixin_config.pop("trained_frames", None)
+            self._hub_mixin_config |= {} if frames is None else {"trained_frames": list(self.trained_frames)}
 
     def length_note(self, lengths: Tensor | Sequence[int], fps: float) -> str | None:
         """A sentence if some of `lengths` (frames, at `fps`) are longer or shorter than any motion it was trained on.
