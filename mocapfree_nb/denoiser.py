@@ -7,6 +7,7 @@ __all__ = ['sinusoids', 'SelfAttention', 'TransformerBlock', 'MotionStates', 'De
 
 # %% ../nbs/3_diffusion/09_denoiser.ipynb #b13aa76f
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,19 @@ class TransformerBlock(nn.Module):
         return x + self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(self.norm2(x))))))
 
 # %% ../nbs/3_diffusion/09_denoiser.ipynb #d85e0df4
+def _frame_range(frames: Sequence[int]) -> tuple[int, int]:
+    """`frames` as (shortest, longest), after a check."""
+    if len(frames) != 2 or not all(isinstance(n, int) and n > 0 for n in frames) or frames[0] > frames[1]:
+        raise UserError(f"trained_frames is the shortest and the longest motion in frames, not {frames!r}")
+    return tuple(frames)
+
+
+def _seconds(shortest: int, longest: int, fps: float) -> str:
+    """A span of frames as text, in seconds."""
+    ends = dict.fromkeys(f"{frames / fps:.1f}" for frames in (shortest, longest))
+    return " to ".join(ends) + " s"
+
+
 class MotionStates(PretrainedModel):
     """What is noised and denoised, and by which schedule: a *state*, (batch, rows, `state_width`).
 
@@ -79,11 +93,21 @@ class MotionStates(PretrainedModel):
     `canvas` is None, or the number of frames that a network which attends to padding is always asked for: its states
     have that many rows whatever the motion's length, all of them are sampled, and the motion is their beginning. So
     a motion does not depend on how far its neighbours in the batch pad it.
+
+    `trained_frames` is (shortest, longest) motion that the network was trained on, in frames; None where that is not
+    known. `pretrain` notes it, and it is saved in `config.json`.
     """
 
     canvas: int | None = None
 
-    def __init__(self, num_features: int, prediction: str, schedule: str, num_timesteps: int):
+    def __init__(
+        self,
+        num_features: int,
+        prediction: str,
+        schedule: str,
+        num_timesteps: int,
+        trained_frames: Sequence[int] | None = None,
+    ):
         super().__init__()
         for name, value, known in (
             ("prediction", prediction, ("x0", "noise", "v")),
@@ -92,6 +116,7 @@ class MotionStates(PretrainedModel):
             if value not in known:
                 raise UserError(f"{name} of a denoiser is one of {', '.join(known)}, not {value!r}")
         self.num_features, self.prediction = num_features, prediction
+        self.set_trained_frames(trained_frames)
         with torch.device("cpu"):  # real numbers, even where the network is laid out on the meta device
             self.noise_schedule: NoiseSchedule = getattr(NoiseSchedule, schedule)(num_timesteps)
         self.register_buffer("feature_mean", torch.zeros(num_features))
@@ -122,6 +147,28 @@ class MotionStates(PretrainedModel):
         """Clean states back to raw motion (batch, frames, features); padded frames are zero."""
         state = state if self.canvas is None else state[:, : int(lengths.max())]
         return self.denormalise(state).masked_fill(~length_mask(lengths, state.shape[1])[..., None], 0)
+
+    def set_trained_frames(self, frames: Sequence[int] | None) -> None:
+        """Note the (shortest, longest) motion of the training data, in frames; None: not known."""
+        self.trained_frames = None if frames is None else _frame_range(frames)
+        if "trained_frames" in self._hub_mixin_init_parameters:  # what is saved, if the constructor takes it back
+            self._hub_mixin_config.pop("trained_frames", None)
+            self._hub_mixin_config |= {} if frames is None else {"trained_frames": list(self.trained_frames)}
+
+    def length_note(self, lengths: Tensor | Sequence[int], fps: float) -> str | None:
+        """A sentence if some of `lengths` (frames, at `fps`) are longer or shorter than any motion it was trained on.
+
+        None if all lie within `trained_frames`, or that is not known.
+        """
+        if self.trained_frames is None:
+            return None
+        (shortest, longest), lengths = self.trained_frames, [int(length) for length in lengths]
+        longer, shorter = max(lengths) > longest, min(lengths) < shortest
+        if not longer and not shorter:
+            return None
+        what = "both longer and shorter" if longer and shorter else "longer" if longer else "shorter"
+        asked, known = _seconds(min(lengths), max(lengths), fps), _seconds(shortest, longest, fps)
+        return f"{asked} asked for, {what} than the {known} that this model was trained on: pace and poses may be wrong"
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Copy the corpus's mean and deviation, (num_features,) each, into the buffers."""
@@ -200,8 +247,9 @@ class MotionDenoiser(Denoiser):
         frames_per_token: int = 1,  # neighbouring frames that share a token
         num_timesteps: int = 50,
         schedule: str = "cosine",  # or "linear", "scaled_linear"
+        trained_frames: Sequence[int] | None = None,  # shortest and longest motion of its training, where known
     ):
-        super().__init__(num_features, prediction, schedule, num_timesteps)
+        super().__init__(num_features, prediction, schedule, num_timesteps, trained_frames)
         if width % (2 * heads):
             raise UserError(f"width must be a multiple of twice the heads, got {width} and {heads} heads")
         self.width, self.frames_per_token = width, frames_per_token

@@ -166,6 +166,8 @@ def pretrain(
     device, network = next(denoiser.parameters()).device, network or denoiser.network
     half, run = config.bfloat16 and _has_bfloat16(device), asdict(config) | {"clips": _fingerprint(corpus)}
     denoiser.set_statistics(corpus.mean, corpus.std)
+    frames = [len(clip) for clip in corpus]
+    denoiser.set_trained_frames([min(frames), max(frames)])
     average = ExponentialMovingAverage(denoiser, config.ema_decay)
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)

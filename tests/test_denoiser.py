@@ -7,8 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser, SelfAttention, TransformerBlock, sinusoids
-from mocapfree_nb.files import UserError
+from mocapfree_nb.experiment import load_denoiser
+from mocapfree_nb.files import WEIGHTS, UserError
+from mocapfree_nb.pretrain import PretrainConfig, pretrain
+from mocapfree_nb.published.checkpoints import read_checkpoint
 from mocapfree_nb.text import TextEmbedding
 
 SIZE = {"num_features": 11, "width": 16, "layers": 2, "heads": 2, "feedforward": 24, "text_width": 12}
@@ -233,3 +237,54 @@ def test_the_base_class_carries_any_network():
     x, t, text, lengths = inputs()
     guided = Echo(11, "x0", "cosine", 50).guided(x, t, text, lengths, 3.0)
     torch.testing.assert_close(guided, x * (1 + 3 * (2 - 1)))
+
+
+# ---------------------------------------------------------------- what lengths it has seen
+
+
+def tiny(**changes):
+    return MotionDenoiser(**{"width": 16, "layers": 1, "heads": 2, "feedforward": 16} | changes)
+
+
+def test_the_trained_range_is_measured_in_pretraining_and_saved(tmp_path):
+    corpus = load_corpus("procedural", num_clips=80).split("train")
+    lengths = [len(clip) for clip in corpus]
+    model = pretrain(tiny(), corpus, PretrainConfig(steps=1, batch_size=4), progress=False)
+    assert model.trained_frames == (min(lengths), max(lengths))
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["trained_frames"] == [min(lengths), max(lengths)]
+    for again in (MotionDenoiser.from_folder(tmp_path), read_checkpoint(tmp_path).model):
+        assert again.trained_frames == model.trained_frames
+
+
+def test_a_model_saved_before_the_range_was_noted_still_loads(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    assert "trained_frames" not in json.loads((tmp_path / "config.json").read_text())
+    for again in (MotionDenoiser.from_folder(tmp_path), read_checkpoint(tmp_path).model):
+        assert again.trained_frames is None and again.length_note([1, 10_000], 20) is None
+
+
+@pytest.mark.parametrize("name", [f"{kind}{part}" for kind in ("denoiser", "latent", "unet") for part in ("", "-leave-one-out")])
+def test_shipped_models_know_the_lengths_of_the_built_in_corpus(name):
+    clips = load_corpus("procedural", num_clips=300)  # of 4,000; the range is that of all
+    assert load_denoiser(WEIGHTS / name).trained_frames == (min(map(len, clips)), max(map(len, clips)))
+
+
+@pytest.mark.parametrize(
+    "lengths, expected",
+    [
+        ([36, 48, 40], None),
+        ([196], "9.8 s asked for, longer than the 1.8 to 2.4 s"),
+        (torch.tensor([20, 40]), "1.0 to 2.0 s asked for, shorter than the 1.8 to 2.4 s"),
+        ([35, 49], "1.8 to 2.5 s asked for, both longer and shorter than the 1.8 to 2.4 s"),
+    ],
+)
+def test_lengths_beyond_the_trained_range_are_said_in_one_line(lengths, expected):
+    note = tiny(trained_frames=[36, 48]).length_note(lengths, 20)
+    assert note is None if expected is None else note.startswith(expected) and "\n" not in note
+
+
+@pytest.mark.parametrize("frames", [[48, 36], [0, 5], [36], [1.5, 2.5], "ab", [36, 48, 60]])
+def test_a_range_that_is_none_is_refused(frames):
+    with pytest.raises(UserError, match="trained_frames is the shortest and the longest"):
+        tiny(trained_frames=frames)

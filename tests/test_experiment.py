@@ -1,6 +1,7 @@
 """The experiment: what is asked, what is reported, and the commands a user types."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -22,6 +23,19 @@ ROW = {
     "r_precision", "fid", "matching_distance", "diversity", "multimodality", "retrieval_score", "verified",
     "foot_skate", "n",
 }
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """What takes a whole adaptation its time: the motions it retains and those its judge looks at. And the corpus."""
+    monkeypatch.setattr(experiment, "make_task", functools.partial(experiment.make_task, anchors=16))
+    monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometryJudge, count=8, others=8))
+
+    def load(name="procedural", *arguments, **settings):
+        return CORPUS if name == "procedural" else load_corpus(name, *arguments, **settings)
+
+    monkeypatch.setattr(experiment, "load_corpus", load)
+    monkeypatch.setattr("mocapfree_nb.corpus.load_corpus", load)
 
 
 @pytest.fixture(scope="module")

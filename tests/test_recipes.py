@@ -1,6 +1,7 @@
 """The paper's experiments as recipes: what they set, what a dry run finds, and that they run."""
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import cli, recipes
+from mocapfree_nb import cli, experiment, recipes
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.data.convert import convert_skeleton
 from mocapfree_nb.denoiser import MotionDenoiser
@@ -37,6 +38,13 @@ def write(root: Path, clips, kit: bool = False) -> Path:
         np.save(root / f"new_joint_vecs/{clip.name}.npy", rows)
         (root / f"texts/{clip.name}.txt").write_text("".join(f"{c}#x/NOUN#0.0#0.0\n" for c in clip.captions))
     return root
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """What takes a whole adaptation its time: the motions it retains and those its judge looks at."""
+    monkeypatch.setattr(experiment, "make_task", functools.partial(experiment.make_task, anchors=16))
+    monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometryJudge, count=8, others=8))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ __all__ = ['PostNormBlock', 'SkipTransformer', 'LearnedPositions', 'MotionVAE', 
            'latent_batch_loss', 'pretrain_latent']
 
 # %% ../../nbs/7_models/23_latent.ipynb #d7bdcfac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -211,8 +211,9 @@ class LatentStates(Denoiser):
         prediction: str = "x0",  # or "noise", "v"; MLD predicts the noise
         num_timesteps: int = 50,
         schedule: str = "cosine",  # or "linear", "scaled_linear"
+        trained_frames: Sequence[int] | None = None,  # shortest and longest motion of its training, where known
     ):
-        super().__init__(num_features, prediction, schedule, num_timesteps)
+        super().__init__(num_features, prediction, schedule, num_timesteps, trained_frames)
         self.width = width
         sizes = (heads, feedforward, dropout)
         self.vae = MotionVAE(num_features, latent_tokens, width, vae_layers, *sizes, frames_per_token, positions)

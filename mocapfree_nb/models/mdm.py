@@ -6,6 +6,8 @@
 __all__ = ['MDM_NAMES', 'interleaved_sinusoids', 'split_attention', 'MDM', 'replace_names']
 
 # %% ../../nbs/8_published/29_mdm.ipynb #8d3f9f4f
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -66,8 +68,9 @@ class MDM(Denoiser):
         mask_frames: bool = True,  # hide padded frames from attention
         num_timesteps: int = 50,
         schedule: str = "cosine",
+        trained_frames: Sequence[int] | None = None,  # shortest and longest motion of its training, where known
     ):
-        super().__init__(num_features, "x0", schedule, num_timesteps)
+        super().__init__(num_features, "x0", schedule, num_timesteps, trained_frames)
         _check_settings(arch, text, width, heads)
         self.width, self.arch, self.text, self.mask_frames = width, arch, text, mask_frames
         self.head_token = arch == "encoder" or time_token
