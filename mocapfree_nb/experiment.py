@@ -6,7 +6,8 @@
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
            'check_motion', 'Judges', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination', 'Report',
            'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
-           'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
+           'content_settings', 'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_recipe', 'train',
+           'evaluate', 'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
 import json
@@ -32,7 +33,7 @@ from .latent import LatentDenoiser, pretrain_latent
 from .mdm import MDM
 from .metrics import EvaluatorModel, train_evaluator
 from .policy import DiffusionPolicy
-from .pretrain import PretrainConfig, pretrain
+from .pretrain import PretrainConfig, content_hash, corpus_hash, network_hash, pretrain
 from .protocol import find_words
 from .retrieval import RetrievalModel, RetrievalReward, from_both_sides, train_retrieval
 from .skeleton import HUMANML3D, KIT_ML
@@ -423,10 +424,39 @@ def load_policy(
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
 
 # %% ../nbs/14_experiment.ipynb #682cf8f8
+def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dict:
+    """What names and paths do not tell of a run: hashes of its networks, clips and sentences, checks, and the version."""
+
+    def listed(first: Sequence, *more: Sequence) -> dict:
+        return {"count": len(first), "hash": content_hash((list(first), *more))}
+
+    target, original = ((q.prompts, q.lengths.tolist(), q.labels) for q in (task.target, task.original))
+    return {
+        "min_std": policy.min_std,
+        "timesteps": policy.timesteps.tolist(),
+        "text_encoder": type(policy.text_encoder).__name__,
+        "prompts": listed(task.practice),
+        "lengths": listed(task.anchors.lengths.tolist()),
+        "retained_prompts": listed(task.anchors.prompts),
+        "evaluation_prompts": listed(target[0], target, original),
+        "checks": {label: getattr(check, "__qualname__", str(check)) for label, check in judges.checks.items()},
+        "model_hash": network_hash(policy.denoiser),
+        "retrieval_hash": network_hash(judges.reward.model),
+        "evaluator_hash": network_hash(judges.evaluator),
+        "corpus_hash": corpus_hash([*task.target_clips, *task.original_clips]),
+        "version": mocapfree_nb.__version__,
+    }
+
+
 def _keep_settings(path: Path, settings: Mapping) -> None:
-    """Write a run's settings; raise `UserError` where a run with others was begun (how long, and where, may differ)."""
-    kept = read_json(path) if path.exists() else settings
-    changed = [k for k in settings if k not in ("rollouts", "device") and kept.get(k) != json.loads(json.dumps(settings[k]))]
+    """Write a run's settings; raise `UserError` where a run with others was begun.
+
+    How long, on what device, and where the networks lie may differ: what they are is in the hashes.
+    """
+    now = json.loads(json.dumps(settings))
+    kept = read_json(path) if path.exists() else now
+    free = ("rollouts", "device", "model", "full_model", "retrieval", "evaluator")
+    changed = [k for k in {**now, **kept} if k not in free and (k not in now or kept.get(k) != now[k])]
     if changed:
         raise UserError(f"{path.parent} holds a run with other settings ({', '.join(changed)}); choose another folder")
     write_json(path, settings)
@@ -497,16 +527,19 @@ def adapt(
     policy = load_policy(model, **walk)
     check_trainable(policy)
     examination = Examination(task, judges)
+    kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
+    settings = {"experiment": kind, "target": target, "margin": margin, "both_sides": both_sides, "questions": questions}
+    given = {"model": model, "full_model": full_model, "retrieval": retrieval, "evaluator": evaluator}
+    settings |= {name: None if path is None else str(path) for name, path in given.items()}
+    settings |= {"architecture": type(policy.denoiser).__name__, **walk, **asdict(config)}
+    settings |= content_settings(policy, judges, task)
+    if folder:
+        _keep_settings(Path(folder) / "config.json", settings)
     looks = {"before": examination(policy)}
     if full_model:
         looks["full_data"] = examination(load_policy(full_model, **walk))
     judge = None if looks["before"]["target"]["verified"] is None else GeometryJudge(policy, task, checks)
     reward = _reward_of(judges, task, margin, both_sides)
-    kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
-    settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
-    settings |= {"architecture": type(policy.denoiser).__name__, **walk, **asdict(config)}
-    if folder:
-        _keep_settings(Path(folder) / "config.json", settings)
     lengths, anchors = task.anchors.lengths, task.anchors.prompts
     trainer = DDPOTrainer(policy, reward, task.practice, lengths, config, anchors, judge, folder)
     log, looks["after"] = trainer.run(on_rollout, progress), examination(policy)

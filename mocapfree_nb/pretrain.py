@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['masked_mean_square', 'diffusion_loss', 'ExponentialMovingAverage', 'check_settings', 'PretrainConfig',
            'learning_rate_scale', 'draw_training_batch', 'denoising_loss', 'borrowed_generators', 'trainable',
-           'pretrain', 'network_hash', 'corpus_hash', 'load_state', 'misfit', 'optimizer_misfit', 'generator_misfit']
+           'pretrain', 'content_hash', 'network_hash', 'corpus_hash', 'load_state', 'misfit', 'optimizer_misfit',
+           'generator_misfit']
 
 # %% ../nbs/09_pretrain.ipynb #ea77c283
 import contextlib
@@ -283,7 +284,8 @@ def pretrain(
     return average.model
 
 # %% ../nbs/09_pretrain.ipynb #225ee74d
-def _digest(parts: Iterable[object]) -> str:
+def content_hash(parts: Iterable[object]) -> str:
+    """16 hexadecimal digits of SHA-256 over numpy arrays and plain values."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -298,7 +300,7 @@ def network_hash(network: nn.Module) -> str:
     """16 hexadecimal digits that tell this network from one of another class or with another weight anywhere."""
     state = network.state_dict()
     weights = (part for name in sorted(state) for part in (name, str(state[name].dtype), _bytes(state[name])))
-    return _digest([type(network).__name__, *weights])
+    return content_hash([type(network).__name__, *weights])
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:
@@ -307,7 +309,7 @@ def _bytes(tensor: Tensor) -> np.ndarray:
 
 def corpus_hash(corpus: Iterable[Clip]) -> str:
     """16 hexadecimal digits that tell these clips from others: names, splits, captions, labels and motion."""
-    return _digest(part for clip in corpus for part in (clip.name, clip.split, clip.captions, clip.actions, clip.features))
+    return content_hash(part for clip in corpus for part in (clip.name, clip.split, clip.captions, clip.actions, clip.features))
 
 # %% ../nbs/09_pretrain.ipynb #6e1f94b0
 def load_state(path: str | Path) -> dict:
