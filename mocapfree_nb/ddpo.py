@@ -7,7 +7,7 @@ __all__ = ['LARGEST_REWARD', 'Reward', 'group_advantages', 'PromptTracker', 'cli
            'output_coefficients', 'timestep_weights', 'step_credits', 'LowRankUpdate', 'add_lora', 'merge_lora',
            'DDPOConfig', 'Experience', 'as_scores', 'ask_reward', 'score_predictions', 'play_walks', 'play_forks',
            'collect', 'replay_loss', 'step_loss', 'policy_gradient', 'gradient_of', 'audit_ratio', 'update',
-           'check_trainable', 'run_settings', 'reward_probe', 'same_reward', 'DDPOState', 'ask_judge', 'DDPOTrainer',
+           'check_trainable', 'ask_judge', 'run_settings', 'reward_probe', 'same_reward', 'DDPOState', 'DDPOTrainer',
            'save_checkpoint', 'load_checkpoint', 'checkpoint_misfit', 'moments_misfit', 'log_misfit', 'TrainingView']
 
 # %% ../nbs/11_ddpo.ipynb #ea65b5bc
@@ -240,8 +240,8 @@ class DDPOConfig:
             raise UserError(f"timestep_share should be at most 1, not {self.timestep_share}")
         _check_groups(self)
 
-
-def _check_groups(config: "DDPOConfig") -> None:
+# %% ../nbs/11_ddpo.ipynb #b80c3d6e
+def _check_groups(config: DDPOConfig) -> None:
     """Raise `UserError` for settings that leave nothing to compare, or whose comparison would not be made."""
     if config.credit != "end" and config.advantage != "prompt":
         raise UserError(
@@ -588,6 +588,31 @@ def _check_lengths(lengths: Tensor | Sequence[int]) -> Tensor:
         raise UserError(f"{wanted} {given.tolist()}")
     return found
 
+# %% ../nbs/11_ddpo.ipynb #e6b40f97
+def _check_arguments(policy, reward, prompts, anchor_prompts, config, judge) -> None:
+    if not isinstance(config, DDPOConfig):
+        raise UserError(f"config should be a DDPOConfig, not a {type(config).__name__}: DDPOConfig(rollouts=10) makes one")
+    if len(prompts) == 0:
+        raise UserError("no prompts to learn from: give at least one")
+    if config.replay_weight and not len(anchor_prompts):
+        raise UserError("replay needs anchor prompts (what should not be forgotten); or set replay_weight to 0")
+    _check_policy(policy)
+    for name, given in (("reward", reward), ("judge", judge)):
+        if not callable(given) and not (name == "judge" and given is None):
+            raise UserError(f"{name} should be a function, not a {type(given).__name__}")
+
+
+def ask_judge(judge: Callable, policy: DiffusionPolicy) -> dict[str, float]:
+    """What the judge says of a policy, as plain numbers; `UserError` unless there is a finite "score" among them."""
+    found = judge(policy)
+    try:
+        found = {str(name): float(value) for name, value in found.items()}
+        if math.isfinite(found["score"]):
+            return found
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+        pass
+    raise UserError(f'a judge returns a dict of numbers with a finite "score" among them, not {found!r}')
+
 # %% ../nbs/11_ddpo.ipynb #f1b8a62d
 def _name(thing: object) -> str:
     return getattr(thing, "__qualname__", type(thing).__qualname__)
@@ -678,31 +703,6 @@ class DDPOState:
         """What tells this run's reward from another, see `reward_probe`."""
         return reward_probe(self.policy, self.reward, self.prompts, self.lengths)
 
-
-def _check_arguments(policy, reward, prompts, anchor_prompts, config, judge) -> None:
-    if not isinstance(config, DDPOConfig):
-        raise UserError(f"config should be a DDPOConfig, not a {type(config).__name__}: DDPOConfig(rollouts=10) makes one")
-    if len(prompts) == 0:
-        raise UserError("no prompts to learn from: give at least one")
-    if config.replay_weight and not len(anchor_prompts):
-        raise UserError("replay needs anchor prompts (what should not be forgotten); or set replay_weight to 0")
-    _check_policy(policy)
-    for name, given in (("reward", reward), ("judge", judge)):
-        if not callable(given) and not (name == "judge" and given is None):
-            raise UserError(f"{name} should be a function, not a {type(given).__name__}")
-
-
-def ask_judge(judge: Callable, policy: DiffusionPolicy) -> dict[str, float]:
-    """What the judge says of a policy, as plain numbers; `UserError` unless there is a finite "score" among them."""
-    found = judge(policy)
-    try:
-        found = {str(name): float(value) for name, value in found.items()}
-        if math.isfinite(found["score"]):
-            return found
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
-        pass
-    raise UserError(f'a judge returns a dict of numbers with a finite "score" among them, not {found!r}')
-
 # %% ../nbs/11_ddpo.ipynb #ec8c73c5
 class DDPOTrainer(DDPOState):
     """Denoising Diffusion Policy Optimization of `policy.denoiser`, in place, against a reward.
@@ -713,9 +713,8 @@ class DDPOTrainer(DDPOState):
     config: a `DDPOConfig`. anchor_prompts: what must not be forgotten; needed if its `replay_weight` is not 0.
     judge: `judge(policy) -> dict` with at least "score"; the weights with the highest score are kept. If none
         scores above the policy before training (a check too strict to see progress, say), the last ones are.
-    folder: where `log.jsonl` and `checkpoints/` go. If it holds a run with the same `run_settings` and reward, that run
-        goes on; one with others is refused.
-    Parameters that are frozen stay as they are (see `trainable` and `add_lora`). Raises `UserError` for what a user can mend.
+    folder: where `log.jsonl` and `checkpoints/` go. A run of the same `run_settings` and reward there goes on.
+    Frozen parameters stay (see `trainable` and `add_lora`). Raises `UserError` for what a user can mend.
     """
 
     def run(self, on_rollout: Callable[[dict], None] | None = None, progress: bool = True) -> list[dict]:

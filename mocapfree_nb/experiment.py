@@ -423,7 +423,7 @@ def load_policy(
     except ValueError as error:
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
 
-# %% ../nbs/14_experiment.ipynb #682cf8f8
+# %% ../nbs/14_experiment.ipynb #27f5c0a9
 def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dict:
     """What names and paths do not tell of a run: hashes of its networks, clips and sentences, checks, and the version."""
 
@@ -432,6 +432,7 @@ def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dic
 
     target, original = ((q.prompts, q.lengths.tolist(), q.labels) for q in (task.target, task.original))
     return {
+        "architecture": type(policy.denoiser).__name__,
         "min_std": policy.min_std,
         "timesteps": policy.timesteps.tolist(),
         "text_encoder": type(policy.text_encoder).__name__,
@@ -447,16 +448,15 @@ def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dic
         "version": mocapfree_nb.__version__,
     }
 
-
+# %% ../nbs/14_experiment.ipynb #682cf8f8
 def _keep_settings(path: Path, settings: Mapping) -> None:
     """Write a run's settings; raise `UserError` where a run with others was begun.
 
-    How long, on what device, and where the networks lie may differ: what they are is in the hashes.
+    How long, on what device, and where the model lies may differ: what it is tells its hash.
     """
     now = json.loads(json.dumps(settings))
     kept = read_json(path) if path.exists() else now
-    free = ("rollouts", "device", "model", "full_model", "retrieval", "evaluator")
-    changed = [k for k in {**now, **kept} if k not in free and (k not in now or kept.get(k) != now[k])]
+    changed = [k for k in {**now, **kept} if k not in ("rollouts", "device", "model") and (k not in now or kept.get(k) != now[k])]
     if changed:
         raise UserError(f"{path.parent} holds a run with other settings ({', '.join(changed)}); choose another folder")
     write_json(path, settings)
@@ -528,11 +528,8 @@ def adapt(
     check_trainable(policy)
     examination = Examination(task, judges)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
-    settings = {"experiment": kind, "target": target, "margin": margin, "both_sides": both_sides, "questions": questions}
-    given = {"model": model, "full_model": full_model, "retrieval": retrieval, "evaluator": evaluator}
-    settings |= {name: None if path is None else str(path) for name, path in given.items()}
-    settings |= {"architecture": type(policy.denoiser).__name__, **walk, **asdict(config)}
-    settings |= content_settings(policy, judges, task)
+    settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
+    settings |= {"questions": questions, **walk, **asdict(config), **content_settings(policy, judges, task)}
     if folder:
         _keep_settings(Path(folder) / "config.json", settings)
     looks = {"before": examination(policy)}

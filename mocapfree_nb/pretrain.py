@@ -211,7 +211,7 @@ def borrowed_generators(device: torch.device, seed: int) -> Iterator[None]:
         for place, state in zip(places, before, strict=True):
             _global_generator(place)[1](state)
 
-# %% ../nbs/09_pretrain.ipynb #f3176739
+# %% ../nbs/09_pretrain.ipynb #0d7ba2f5
 def trainable(network: nn.Module) -> list[nn.Parameter]:
     """What to train of `network`: the parameters that are not frozen.
 
@@ -220,7 +220,7 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
     free = [p for p in network.parameters() if p.requires_grad]
     return free or list(network.requires_grad_(True).parameters())
 
-
+# %% ../nbs/09_pretrain.ipynb #f3176739
 def pretrain(
     denoiser: Denoiser,
     corpus: Corpus,
@@ -247,18 +247,15 @@ def pretrain(
         raise UserError("the corpus has no clips to train on; check the split and what was left out")
     device, network = next(denoiser.parameters()).device, network or denoiser.network
     half, run = config.bfloat16 and _has_bfloat16(device), asdict(config) | {"clips": corpus_hash(corpus)}
-    parameters = trainable(network)
     denoiser.set_statistics(corpus.mean, corpus.std)
     average = ExponentialMovingAverage(denoiser, config.ema_decay)
-    optimizer = torch.optim.AdamW(
-        parameters, config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
-    )
+    parameters, betas = trainable(network), (0.9, 0.99)
+    optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay, betas=betas)
     generator = torch.Generator().manual_seed(config.seed)
     network.train()
-    borrowed = borrowed_generators(device, config.seed)  # dropout draws from those
-    with borrowed, tqdm(total=config.steps, desc="pretrain", disable=not progress) as bar:
-        first = _resume(checkpoint, run, denoiser, average, optimizer, generator)
-        bar.update(first)
+    bar = tqdm(total=config.steps, desc="pretrain", disable=not progress)
+    with bar, borrowed_generators(device, config.seed):  # dropout draws from those
+        bar.update(first := _resume(checkpoint, run, denoiser, average, optimizer, generator))
         for step in range(first, config.steps):
             with _attention(device), torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = batch_loss(denoiser, corpus, config, text_encoder, generator)
