@@ -33,7 +33,7 @@ from .latent import LatentDenoiser, pretrain_latent
 from .mdm import MDM
 from .metrics import EvaluatorModel, train_evaluator
 from .policy import DiffusionPolicy
-from .pretrain import PretrainConfig, content_hash, corpus_hash, network_hash, pretrain
+from .pretrain import PretrainConfig, borrowed_generators, content_hash, corpus_hash, network_hash, pretrain
 from .protocol import find_words
 from .retrieval import RetrievalModel, RetrievalReward, from_both_sides, train_retrieval
 from .skeleton import HUMANML3D, KIT_ML
@@ -706,9 +706,9 @@ def train(
     elif network == "evaluator":
         model, _ = train_evaluator(corpus, seed=seed, device=device, folder=out, **given)
     else:
-        torch.manual_seed(seed)
         kind, size, settings = SHIPPED[network]
-        denoiser = kind(num_features=corpus.skeleton.num_features, **size).to(device)
+        with borrowed_generators(torch.device("cpu"), seed):  # weights are drawn on the CPU, wherever they go
+            denoiser = kind(num_features=corpus.skeleton.num_features, **size).to(device)
         clips, checkpoint = corpus.split("train"), Path(out) / "checkpoint.pt"
         config = PretrainConfig(seed=seed, **settings | given)
         if network == "latent":

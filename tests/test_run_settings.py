@@ -118,3 +118,15 @@ def test_hashes_change_with_the_content_and_not_with_the_place():
     ]
     assert corpus_hash([clip]) == corpus_hash([Clip(**vars(clip))])
     assert len({corpus_hash([c]) for c in [clip, *copies]}) == 7
+
+
+def test_training_a_network_leaves_the_users_random_numbers_alone(tmp_path, monkeypatch):
+    small = (MotionDenoiser, {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}, {"batch_size": 4})
+    monkeypatch.setitem(experiment.SHIPPED, "denoiser", small)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    seeded = []
+    monkeypatch.setattr(torch, "manual_seed", seeded.append)
+    experiment.train("denoiser", tmp_path, corpus=CORPUS, steps=1)
+    assert torch.equal(torch.rand(3), expected) and not seeded
