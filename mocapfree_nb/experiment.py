@@ -6,7 +6,8 @@
 __all__ = ['LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
            'check_motion', 'Judges', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination', 'Report',
            'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
-           'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
+           'content_settings', 'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_recipe', 'train',
+           'evaluate', 'generate']
 
 # %% ../nbs/6_judging/21_experiment.ipynb #7c3f9db5
 import json
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import mocapfree_nb
 from . import metrics
 from .published.checkpoints import load_network, text_encoder_for
 from .corpus import Clip, Corpus, load_corpus
@@ -31,11 +33,10 @@ from .models.latent import LatentDenoiser, pretrain_latent
 from .models.mdm import MDM
 from .evaluator import EvaluatorModel, train_evaluator
 from .policy import DiffusionPolicy
-from .pretrain import PretrainConfig, pretrain
+from .pretrain import PretrainConfig, borrowed_generators, content_hash, corpus_hash, network_hash, pretrain
 from .published.protocol import find_words
 from .retrieval import RetrievalModel, train_retrieval
-from .rewards import mirror_consistent
-from .rewards import RetrievalReward
+from .rewards import RetrievalReward, mirror_consistent
 from .skeleton import HUMANML3D, KIT_ML
 from .text import default_text_encoder
 from .models.unet import MotionUNet
@@ -422,11 +423,40 @@ def load_policy(
     except ValueError as error:
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
 
+# %% ../nbs/6_judging/21_experiment.ipynb #27f5c0a9
+def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dict:
+    """What names and paths do not tell of a run: hashes of its networks, clips and sentences, checks, and the version."""
+
+    def listed(first: Sequence, *more: Sequence) -> dict:
+        return {"count": len(first), "hash": content_hash((list(first), *more))}
+
+    target, original = ((q.prompts, q.lengths.tolist(), q.labels) for q in (task.target, task.original))
+    return {
+        "architecture": type(policy.denoiser).__name__,
+        "min_std": policy.min_std,
+        "timesteps": policy.timesteps.tolist(),
+        "text_encoder": type(policy.text_encoder).__name__,
+        "prompts": listed(task.practice),
+        "lengths": listed(task.anchors.lengths.tolist()),
+        "retained_prompts": listed(task.anchors.prompts),
+        "evaluation_prompts": listed(target[0], target, original),
+        "checks": {label: getattr(check, "__qualname__", str(check)) for label, check in judges.checks.items()},
+        "model_hash": network_hash(policy.denoiser),
+        "retrieval_hash": network_hash(judges.reward.model),
+        "evaluator_hash": network_hash(judges.evaluator),
+        "corpus_hash": corpus_hash([*task.target_clips, *task.original_clips]),
+        "version": mocapfree_nb.__version__,
+    }
+
 # %% ../nbs/6_judging/21_experiment.ipynb #682cf8f8
 def _keep_settings(path: Path, settings: Mapping) -> None:
-    """Write a run's settings; raise `UserError` where a run with others was begun (how long, and where, may differ)."""
-    kept = read_json(path) if path.exists() else settings
-    changed = [k for k in settings if k not in ("rollouts", "device") and kept.get(k) != json.loads(json.dumps(settings[k]))]
+    """Write a run's settings; raise `UserError` where a run with others was begun.
+
+    How long, on what device, and where the model lies may differ: what it is tells its hash.
+    """
+    now = json.loads(json.dumps(settings))
+    kept = read_json(path) if path.exists() else now
+    changed = [k for k in {**now, **kept} if k not in ("rollouts", "device", "model") and (k not in now or kept.get(k) != now[k])]
     if changed:
         raise UserError(f"{path.parent} holds a run with other settings ({', '.join(changed)}); choose another folder")
     write_json(path, settings)
@@ -497,16 +527,16 @@ def adapt(
     policy = load_policy(model, **walk)
     check_trainable(policy)
     examination = Examination(task, judges)
+    kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
+    settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
+    settings |= {"questions": questions, **walk, **asdict(config), **content_settings(policy, judges, task)}
+    if folder:
+        _keep_settings(Path(folder) / "config.json", settings)
     looks = {"before": examination(policy)}
     if full_model:
         looks["full_data"] = examination(load_policy(full_model, **walk))
     judge = None if looks["before"]["target"]["verified"] is None else GeometryJudge(policy, task, checks)
     reward = _reward_of(judges, task, margin, both_sides)
-    kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
-    settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
-    settings |= {"architecture": type(policy.denoiser).__name__, **walk, **asdict(config)}
-    if folder:
-        _keep_settings(Path(folder) / "config.json", settings)
     lengths, anchors = task.anchors.lengths, task.anchors.prompts
     trainer = DDPOTrainer(policy, reward, task.practice, lengths, config, anchors, judge, folder)
     log, looks["after"] = trainer.run(on_rollout, progress), examination(policy)
@@ -676,9 +706,9 @@ def train(
     elif network == "evaluator":
         model, _ = train_evaluator(corpus, seed=seed, device=device, folder=out, **given)
     else:
-        torch.manual_seed(seed)
         kind, size, settings = SHIPPED[network]
-        denoiser = kind(num_features=corpus.skeleton.num_features, **size).to(device)
+        with borrowed_generators(torch.device("cpu"), seed):  # weights are drawn on the CPU, wherever they go
+            denoiser = kind(num_features=corpus.skeleton.num_features, **size).to(device)
         clips, checkpoint = corpus.split("train"), Path(out) / "checkpoint.pt"
         config = PretrainConfig(seed=seed, **settings | given)
         if network == "latent":

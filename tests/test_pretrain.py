@@ -6,8 +6,15 @@ import torch
 
 from mocapfree_nb.corpus import Clip, Corpus, load_corpus
 from mocapfree_nb.denoiser import MotionDenoiser
-from mocapfree_nb.files import UserError
-from mocapfree_nb.pretrain import PretrainConfig, diffusion_loss, masked_mean_square, pretrain
+from mocapfree_nb.files import UserError, save_state
+from mocapfree_nb.pretrain import (
+    PretrainConfig,
+    borrowed_generators,
+    diffusion_loss,
+    load_state,
+    masked_mean_square,
+    pretrain,
+)
 from mocapfree_nb.text import default_text_encoder
 
 CORPUS = load_corpus("procedural", num_clips=60).split("train")
@@ -91,3 +98,133 @@ def test_an_empty_corpus_and_a_foreign_checkpoint_are_named(tmp_path):
     checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match="cannot resume"):
         pretrain(tiny(), CORPUS, CONFIG, checkpoint=checkpoint, progress=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": -1}, {"steps": 2.5}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
+        {"warmup_steps": -1}, {"weight_decay": -1.0}, {"gradient_clip": -1.0}, {"gradient_clip": 0.0}, {"ema_decay": 1.5},
+        {"text_dropout": -0.1}, {"seed": 2**70}, {"seed": 1.5}, {"bfloat16": "no"},
+    ],
+)
+def test_settings_that_cannot_be_meant_are_named(change):
+    with pytest.raises(UserError, match=f"{next(iter(change))} should be"):
+        PretrainConfig(**change)
+
+
+def test_what_was_frozen_stays_as_it_was():
+    denoiser = tiny()
+    denoiser.time_in.requires_grad_(False)
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    trained = pretrain(denoiser, CORPUS, CONFIG, progress=False).state_dict()
+    moved = {name for name, value in trained.items() if not torch.equal(value, before[name])}
+    assert "frames_in.weight" in moved and not any(name.startswith("time_in") for name in moved)
+    assert not any(p.requires_grad for p in denoiser.time_in.parameters())
+
+
+def test_the_users_random_numbers_are_untouched_on_every_device(monkeypatch):
+    seeded, denoiser = [], tiny()
+    for module, name in ((torch.cuda, "manual_seed_all"), (torch.cuda, "manual_seed"), (torch.mps, "manual_seed")):
+        monkeypatch.setattr(module, name, lambda seed, name=name: seeded.append(name))
+    torch.default_generator.manual_seed(5)
+    expected = torch.rand(3)
+    torch.default_generator.manual_seed(5)
+    pretrain(denoiser, CORPUS, CONFIG, progress=False)
+    assert torch.equal(torch.rand(3), expected) and not seeded
+    with pytest.raises(ZeroDivisionError):
+        with borrowed_generators(torch.device("cpu"), 0):
+            torch.rand(2)
+            raise ZeroDivisionError
+    assert torch.equal(torch.rand(3), torch.rand(6, generator=torch.Generator().manual_seed(5))[3:])
+
+
+def test_the_generator_of_another_device_is_borrowed_and_given_back(monkeypatch):
+    class Pretended:
+        """A device module as torch.cuda is, on the CPU; it has two devices."""
+
+        generators = [torch.Generator().manual_seed(7), torch.Generator().manual_seed(8)]
+
+        def get_rng_state(self, device):
+            return self.generators[device.index].get_state()
+
+        def set_rng_state(self, state, device):
+            self.generators[device.index].set_state(state)
+
+    module, plain = Pretended(), torch.Generator
+    monkeypatch.setattr(torch, "get_device_module", lambda kind: module)
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": plain())
+    before = [generator.get_state() for generator in module.generators]
+    with borrowed_generators(torch.device("cuda", 1), 3):
+        drawn = torch.rand(4, generator=module.generators[1])
+        assert torch.equal(module.generators[0].get_state(), before[0])
+    assert torch.equal(drawn, torch.rand(4, generator=plain().manual_seed(3)))
+    for generator, state in zip(module.generators, before, strict=True):
+        assert torch.equal(generator.get_state(), state)
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+)
+def test_with_dropout_a_stopped_training_goes_on_bit_for_bit_and_the_user_draws_what_they_would_have(device, tmp_path):
+    draw = lambda: torch.rand(3, device=device)
+    torch.manual_seed(11)
+    expected = draw()
+    torch.manual_seed(11)
+    whole = pretrain(tiny(dropout=0.3).to(device), CORPUS, CONFIG, progress=False)
+    torch.manual_seed(11)
+
+    def stop(step, loss):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    settings = {"checkpoint": tmp_path / "state.pt", "checkpoint_every": 3, "progress": False}
+    fresh = [tiny(dropout=0.3).to(device) for _ in range(2)]
+    torch.manual_seed(11)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(fresh[0], CORPUS, CONFIG, on_step=stop, **settings)
+    assert same(whole, pretrain(fresh[1], CORPUS, CONFIG, **settings))
+    assert torch.equal(draw(), expected)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("training") / "state.pt"
+    pretrain(tiny(), CORPUS, CONFIG, checkpoint=path, checkpoint_every=3, progress=False)
+    return path
+
+
+def first(weights):
+    return next(iter(weights.values()))
+
+
+TAMPERED = {
+    "no step": lambda s: s.pop("step"),
+    "no run": lambda s: s.pop("run"),
+    "step of another kind": lambda s: s.update(step="3"),
+    "step beyond the end": lambda s: s.update(step=7),
+    "step before the start": lambda s: s.update(step=-1),
+    "weights": lambda s: s.update(denoiser=[1]),
+    "a weight missing": lambda s: s["denoiser"].popitem(),
+    "not a number": lambda s: first(s["average"]).fill_(float("nan")),
+    "a shape": lambda s: s["denoiser"].update({next(iter(s["denoiser"])): torch.zeros(1)}),
+    "updates": lambda s: s.update(updates=None),
+    "moments": lambda s: s["optimizer"][0].update(exp_avg=torch.zeros(2)),
+    "negative squares": lambda s: s["optimizer"][0]["exp_avg_sq"].fill_(-1),
+    "optimiser of another kind": lambda s: s.update(optimizer=[]),
+    "generator": lambda s: s.update(generator=torch.zeros(4, dtype=torch.uint8)),
+    "torch's generator": lambda s: s.update(torch_generator=None),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_checkpoint_that_was_tampered_with_is_named_and_nothing_of_it_used(checkpoint, tmp_path, name):
+    state, path = load_state(checkpoint), tmp_path / "state.pt"
+    TAMPERED[name](state)
+    save_state(path, state)
+    before, denoiser = path.read_bytes(), tiny()
+    weights = {key: value.clone() for key, value in denoiser.state_dict().items() if "feature" not in key}
+    with pytest.raises(UserError, match="cannot resume from .*state.pt: .*remove it to start anew") as caught:
+        pretrain(denoiser, CORPUS, CONFIG, checkpoint=path, progress=False)
+    assert "\n" not in str(caught.value) and path.read_bytes() == before
+    assert all(torch.equal(value, denoiser.state_dict()[key]) for key, value in weights.items())
