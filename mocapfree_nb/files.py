@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 __all__ = [
-    "UserError", "PretrainedModel", "printable", "check_file", "open_file", "read_bytes", "read_text", "read_json",
-    "parse_json", "load_array", "read_arrays", "read_tensors", "load_state", "check_finite", "check_settings",
-    "write_atomically", "remove_leftovers", "save_state", "write_json",
+    "UserError", "PretrainedModel", "printable", "user_path", "is_folder", "check_file", "open_file", "read_bytes",
+    "read_text", "read_json", "parse_json", "load_array", "read_arrays", "read_tensors", "load_state", "check_finite",
+    "tensor_fault", "check_settings", "build_network", "write_atomically", "remove_leftovers", "save_state", "write_json",
 ]  # fmt: skip
 
 MEBIBYTE = 2**20
@@ -56,6 +56,22 @@ def printable(text: object, longest: int = 300) -> str:
 def _reason(error: BaseException) -> str:
     """What an error says, in a few words on one line."""
     return printable(getattr(error, "strerror", None) or error or type(error).__name__, 200) or type(error).__name__
+
+
+def user_path(path: str | os.PathLike) -> Path:
+    """The path, with "~" as the user's home folder where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user
+        return Path(path)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Is it a folder, or a link to one? False also for a name that no file system takes."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 # Reading
@@ -564,10 +580,15 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
         write_json(Path(save_directory) / "config.json", config)
 
     @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, **options):
+        """Of a folder `from_folder`, which the options of the mixin do not concern; else from the hub."""
+        if is_folder(name):
+            return cls.from_folder(name, options.get("map_location", "cpu"))
+        return super().from_pretrained(name, **options)
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", architecture: str | None = None, **options):
-        """Of a folder, `from_folder`; the mixin alone would pass weights over that are missing or of another name."""
-        if Path(model_id).is_dir():
-            return cls.from_folder(model_id, map_location)
+        """From the hub; the mixin alone would pass weights over that are missing or of another name, and NaN."""
         check_settings(cls, {name: value for name, value in options.items() if name not in _HUB}, printable(model_id))
         model = super()._from_pretrained(model_id=model_id, map_location=map_location, **options | {"strict": True})
         check_finite(model.state_dict(), printable(model_id))
@@ -587,11 +608,7 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
         """Rebuild the network from a local folder, in eval mode on `device`."""
         folder = Path(folder)
         name = printable(folder)
-        try:
-            there = folder.is_dir()
-        except (OSError, ValueError):  # no file system has such a name
-            there = False
-        if not there:
+        if not is_folder(folder):
             raise UserError(f"no model at {name}: give a folder with config.json and model.safetensors")
         config = read_json(folder / "config.json", MEBIBYTE)
         architecture = config.pop("architecture", cls.__name__)  # folders of before this was noted have none
