@@ -26,9 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 __all__ = [
-    "UserError", "PretrainedModel", "printable", "user_path", "is_folder", "check_file", "open_file", "read_bytes",
-    "read_text", "read_json", "parse_json", "load_array", "read_arrays", "read_tensors", "load_state", "check_finite",
-    "tensor_fault", "check_settings", "build_network", "write_atomically", "remove_leftovers", "save_state", "write_json",
+    "UserError", "PretrainedModel", "printable", "user_path", "is_folder", "is_file", "check_file", "open_file",
+    "read_bytes", "read_text", "read_json", "parse_json", "load_array", "read_arrays", "read_tensors", "load_state",
+    "check_finite", "check_archive", "tensor_fault", "settings_of", "check_settings", "build_network", "write_atomically",
+    "remove_leftovers", "save_state", "write_json",
 ]  # fmt: skip
 
 MEBIBYTE = 2**20
@@ -70,6 +71,14 @@ def is_folder(path: str | os.PathLike) -> bool:
     """Is it a folder, or a link to one? False also for a name that no file system takes."""
     try:
         return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Is it a regular file, or a link to one? False also for a name that no file system takes."""
+    try:
+        return Path(path).is_file()
     except (OSError, ValueError):
         return False
 
@@ -296,12 +305,21 @@ def read_arrays(
 # Tensors
 
 
-def _check_archive(file: BinaryIO, name: str) -> None:
-    """Raise `UserError` unless the members of a zip archive of `torch.save` are as large as they are said to be."""
+def check_archive(file: BinaryIO, name: str) -> bool:
+    """Is it a zip archive, as `torch.save` writes them? The file is at its beginning afterwards.
+
+    Raises `UserError` unless its members are as large as they are said to be.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if file.read(4) != b"PK\x03\x04":
-        return
+    zipped = file.read(4) == b"PK\x03\x04"
+    if zipped:
+        _check_members(file, name, size)
+    file.seek(0)
+    return zipped
+
+
+def _check_members(file: BinaryIO, name: str, size: int) -> None:
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED:
@@ -313,13 +331,17 @@ def _check_archive(file: BinaryIO, name: str) -> None:
                 raise UserError(f"{name} holds a pickle of {_size(member.file_size)}; at most {_size(LARGEST_TEXT)} are read")
 
 
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool}
+_DTYPES |= {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
+
 def tensor_fault(value: Tensor) -> str:
     """What makes a tensor from a file unfit for use, before its numbers are looked at; empty where nothing does."""
     if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided or value.is_nested or value.is_quantized:
         return "is sparse, quantised or of another special kind"
     if value.device.type == "meta" or value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"claims {tuple(value.shape)}, more than the file holds"
-    return "holds complex numbers" if value.is_complex() else ""
+    return "" if value.dtype in _DTYPES else f"holds numbers of the kind {value.dtype}"
 
 
 def _check_tree(value: object, where: str, name: str = "", seen: set[int] | None = None, depth: int = 0) -> None:
@@ -346,8 +368,7 @@ def load_state(path: str | os.PathLike, largest: int = LARGEST_WEIGHTS, device: 
     name = printable(path)
     with open_file(path, largest) as file:
         try:
-            _check_archive(file, name)
-            file.seek(0)
+            check_archive(file, name)
             state = torch.load(file, map_location="cpu", weights_only=True)
         except UserError:
             raise
@@ -368,15 +389,19 @@ def _moved(value: object, device: torch.device | str) -> object:
     return type(value)(_moved(part, device) for part in value) if isinstance(value, list | tuple) else value
 
 
-def read_tensors(path: str | os.PathLike, largest: int = LARGEST_WEIGHTS) -> dict[str, Tensor]:
-    """Every tensor of a `.safetensors` file by name; they are finite."""
+def read_tensors(path: str | os.PathLike, largest: int = LARGEST_WEIGHTS, finite: bool = True) -> dict[str, Tensor]:
+    """Every tensor of a `.safetensors` file by name; with `finite`, NaN is refused."""
     name = printable(path)
     check_file(path, largest)
     try:
         found = load_file(path)
     except Exception as error:  # a damaged header can raise anything
         raise UserError(f"cannot read {name} as safetensors: {_reason(error)}") from error
-    check_finite(found, name)
+    for key, value in found.items():
+        if fault := tensor_fault(value):
+            raise UserError(f"{name}: {printable(key, 80)} {fault}")
+    if finite:
+        check_finite(found, name)
     return found
 
 
@@ -471,37 +496,44 @@ def write_json(path: str | os.PathLike, value: object) -> None:
 # Networks
 
 
+def settings_of(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """The constructor's arguments by name."""
+    # of the class itself, Python before 3.11.4 gives the arguments of a base class
+    return {name: p for name, p in inspect.signature(network.__init__).parameters.items() if name != "self"}
+
+
 def check_settings(network: type[nn.Module], settings: Mapping, where: str) -> None:
     """Raise `UserError` for constructor arguments that `network` does not have, of another type, or of absurd size."""
-    # of the class itself, Python before 3.11.4 gives the arguments of a base class
-    known = {name: p for name, p in inspect.signature(network.__init__).parameters.items() if name != "self"}
+    known = settings_of(network)
     for name, value in settings.items():
         if name not in known:
             few = ", ".join(sorted(known))
             raise UserError(f"{where}: {network.__name__} has no setting {printable(name, 60)!r}; there are {few}")
+        here = f"{where}: {name}"
+        _check_range(name, value, here)
         default, annotation = known[name].default, known[name].annotation
         kind = annotation if default is inspect.Parameter.empty else type(default)
         accepted = {float: (int, float), tuple: (list, tuple)}.get(kind, kind)
-        if kind in (bool, int, float, str, tuple, list) and (
-            not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
-        ):
+        wrong = kind in (bool, int, float, str, tuple, list) and not isinstance(value, accepted)
+        if wrong or (isinstance(value, bool) and kind in (int, float)):
             what = f"{printable(repr(value), 60)}, a {type(value).__name__}"
-            raise UserError(f"{where}: {name} is {what}; expected is a {kind.__name__}")
-        _check_range(name, value, f"{where}: {name}")
+            raise UserError(f"{here} is {what}; expected is a {kind.__name__}")
+        if isinstance(value, list | tuple):
+            if len(value) > 16:
+                raise UserError(f"{here} has {len(value)} numbers; at most 16 are expected")
+            for number in value:
+                if type(number) is not int:
+                    raise UserError(f"{here} holds {printable(repr(number), 60)}; whole numbers are expected")
+                _check_range(name, number, here)
 
 
-def _check_range(name: str, value: object, where: str) -> None:
-    """Raise `UserError` for numbers that no network of this kind has."""
-    if isinstance(value, list | tuple) and len(value) > 16:
-        raise UserError(f"{where} has {len(value)} numbers; at most 16 are expected")
+def _check_range(name: str, value: object, here: str) -> None:
+    """Raise `UserError` for a number that no network of this kind has."""
     least, most = (0, 512) if "layers" in name else (1, 512) if name == "heads" else (0, 100_000)
     if name == "dropout":
-        least, most = 0, 0.999
-    for number in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(value, list | tuple) and type(number) is not int:
-            raise UserError(f"{where} holds {printable(repr(number), 60)}; whole numbers are expected")
-        if isinstance(number, int | float) and not least <= number <= most:
-            raise UserError(f"{where} {number} is out of range ({least} to {most})")
+        most = 0.999
+    if isinstance(value, int | float) and not least <= value <= most:
+        raise UserError(f"{here} {value} is out of range ({least} to {most})")
 
 
 def build_network(
