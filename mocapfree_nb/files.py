@@ -217,7 +217,7 @@ def _read_array(file: BinaryIO, size: int, name: str) -> np.ndarray:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(io.BytesIO(header))
     if dtype.kind not in "biufUS" or dtype.subdtype or dtype.itemsize > 65_536:
-        raise UserError(f"{name} holds {printable(dtype, 60)}, not numbers; pickled objects are never loaded")
+        raise UserError(f"{name} is not a plain .npy array but holds {printable(dtype, 60)}; pickled objects are never loaded")
     count = math.prod(shape)
     if len(shape) > 32 or min(shape, default=0) < 0 or max(shape, default=0) >= 2**40:
         raise UserError(f"{name} claims the shape {printable(shape, 80)}")
@@ -245,8 +245,8 @@ def check_finite(values: Mapping[str, np.ndarray | Tensor], where: str) -> None:
         else:
             sound = value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
         if not sound:
-            what = f"{printable(name, 80)} " if name else ""
-            raise UserError(f"{where}: {what}holds NaN or infinite numbers, which are neither read nor saved")
+            what = f"{where}: {printable(name, 80)}" if name else where
+            raise UserError(f"{what} holds NaN or infinite numbers, which are neither read nor saved")
 
 
 def load_array(
@@ -296,7 +296,7 @@ def read_arrays(
         except UserError:
             raise
         except Exception as error:  # a damaged archive can raise anything
-            raise UserError(f"{name} cannot be read as an .npz archive ({_reason(error)})") from error
+            raise UserError(f"cannot read {name} as an .npz archive ({_reason(error)}); it may be truncated") from error
     if finite:
         check_finite(arrays, name)
     return arrays
@@ -516,8 +516,8 @@ def check_settings(network: type[nn.Module], settings: Mapping, where: str) -> N
         accepted = {float: (int, float), tuple: (list, tuple)}.get(kind, kind)
         wrong = kind in (bool, int, float, str, tuple, list) and not isinstance(value, accepted)
         if wrong or (isinstance(value, bool) and kind in (int, float)):
-            what = f"{printable(repr(value), 60)}, a {type(value).__name__}"
-            raise UserError(f"{here} is {what}; expected is a {kind.__name__}")
+            given = f"{printable(repr(value), 60)} ({type(value).__name__})"
+            raise UserError(f"{here} is {given}; {kind.__name__} is expected")
         if isinstance(value, list | tuple):
             if len(value) > 16:
                 raise UserError(f"{here} has {len(value)} numbers; at most 16 are expected")
