@@ -312,10 +312,12 @@ def find_statistics(place: str | Path, num_features: int, places: tuple[str, ...
                 continue
             mean, std = (_load_vector(path) for path in paths)
             fits = mean.shape == std.shape == (num_features,) and mean.dtype.kind == std.dtype.kind == "f"
+            with np.errstate(over="ignore"):
+                mean, std = (np.asarray(value, np.float32) if fits else value for value in (mean, std))
             if not fits or not np.isfinite(mean).all() or not (np.isfinite(std) & (std >= 0)).all():
                 given = f"{mean.shape} and {std.shape}"
                 raise UserError(f"{paths[0].parent}: mean and std should be {num_features} numbers each, got {given}")
-            return mean.astype(np.float32), np.maximum(std.astype(np.float32), 1e-12), paths[0]
+            return mean, np.maximum(std, np.float32(1e-12)), paths[0]
     return None
 
 # %% ../nbs/21_checkpoints.ipynb #bb849634
