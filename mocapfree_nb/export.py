@@ -178,6 +178,8 @@ def inverse_kinematics(joints: Tensor, rig: Skeleton = HUMANML3D) -> Pose:
     """
     rest = torch.as_tensor(rig.offsets).to(joints)
     children = _children(rig)
+    if flat := [rig.joint_names[joint] for joint, own in enumerate(children) if not own and not rest[joint].any()]:
+        raise ValueError(f"the bone to {flat[0]} has no length, so nothing says where it points")
     turned: list[Tensor] = []                                           # global rotations, (T, 3, 3) each
     reached = {0: joints[:, 0]}
     for joint, name in enumerate(rig.joint_names):

@@ -224,7 +224,8 @@ def _read_array(file: BinaryIO, size: int, name: str) -> np.ndarray:
     if (promised := count * dtype.itemsize) > size - 6 - 2 - len(header):
         raise UserError(f"{name} claims {_size(promised)}, more than the file holds; it may be truncated")
     magic = bytes([*b"\x93NUMPY", *version])
-    return np.lib.format.read_array(_Rejoined(magic + header, file), allow_pickle=False)
+    array = np.lib.format.read_array(_Rejoined(magic + header, file), allow_pickle=False)
+    return array.astype(dtype.newbyteorder("="), copy=False)  # torch takes no other order of bytes
 
 
 class _Rejoined(io.RawIOBase):

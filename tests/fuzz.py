@@ -133,8 +133,8 @@ def odd_array(draw: random.Random, array):
     elif kind == "type":
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            types = ("f2", "f8", ">f4", "i1", "u8", "c8", "?") if array.dtype.kind in "fiu" else ("S", "U")
-            array = array.astype(draw.choice(types))
+            numbers = ("f2", "f8", ">f4", "i1", "u8", "c8", "?")
+            array = array.astype(draw.choice(numbers if array.dtype.kind in "fiu" else ("S", "U")))
     elif kind == "shape":
         array = array.reshape(draw.choice([(-1,), (1, *array.shape), (*array.shape, 1), array.shape[::-1]]))
     elif kind == "axes":
@@ -156,7 +156,7 @@ def of_npy(draw: random.Random, sound: bytes) -> bytes:
     if draw.random() < 0.6:
         np.save(file, odd_array(draw, array), allow_pickle=True)
         return file.getvalue()
-    odd = [(10**12, 263), (2**62, 2**62), (-1, 263), (0, 10**18), (10**6,) * 4, (1,) * 64, (2**31, 22, 3), "x", (1.5,), (True,)]
+    odd = [(10**12, 263), (2**62, 2**62), (-1, 263), (0, 10**18), (10**6,) * 4, (1,) * 64, (2**31, 22, 3), "x", (1.5,)]
     header = {"descr": "<f4", "fortran_order": False, "shape": draw.choice(odd)}
     header |= draw.choice(({}, {}, {"descr": "|V0"}, {"descr": "|O"}, {"descr": "<U999999999"}, {"descr": [("a", "<f4", (9, 9))]}))
     text = draw.choice((repr(header), "(" * 5_000, repr(header) + " " * 50_000, "__import__('os').mkdir('x')")).encode() + b"\n"
@@ -170,7 +170,7 @@ def of_npz(draw: random.Random, sound: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(sound)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    chosen, kind = draw.choice(list(members)), draw.choice(("array", "array", "array", "array", "method", "gone", "twice", "more"))
+    chosen, kind = draw.choice(list(members)), draw.choice(("array", "array", "array", "method", "gone", "twice", "more"))
     if kind == "array":
         members[chosen] = of_npy(draw, members[chosen])
     if kind == "gone":
@@ -178,18 +178,18 @@ def of_npz(draw: random.Random, sound: bytes) -> bytes:
     if kind == "more":
         members |= {draw.choice(("../../x.npy", "a\0b.npy", "x" * 60_000, "\x1b[31m/0/after.npy", "no array")): b"x"}
     method = draw.choice((zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)) if kind == "method" else zipfile.ZIP_DEFLATED
-    with zipfile.ZipFile(file, "w", method) as archive, warnings.catch_warnings():
+    with zipfile.ZipFile(file, "w", method, compresslevel=1) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, content in members.items():
             archive.writestr(name, content)
         if kind == "twice":
             archive.writestr(chosen, of_npy(draw, members[chosen]))
-        if kind == "more" and draw.random() < 0.3:  # 1 GiB of zeros in one MiB
+        if kind == "more" and draw.random() < 0.3:  # 640 MiB of zeros in three
             with archive.open(chosen if draw.random() < 0.5 else "huge.npy", "w", force_zip64=True) as member:
                 import numpy as np
 
-                np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (2**28,)})
-                for _ in range(64):
+                np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (5 * 2**25,)})
+                for _ in range(40):
                     member.write(bytes(2**24))
     content = bytearray(file.getvalue())
     return _with_lying_sizes(draw, content) if draw.random() < 0.15 else bytes(content)
@@ -284,7 +284,7 @@ def of_safetensors(draw: random.Random, sound: bytes) -> bytes:
     state[draw.choice((key, key, key, key, "more\x1b[31m"))] = draw.choice(odd)(state[key])
     if draw.random() < 0.2:
         del state[key]
-    return save(state)
+    return save({name: value.clone() for name, value in state.items()})
 
 
 def of_words(draw: random.Random, sound: bytes) -> bytes:
@@ -490,6 +490,7 @@ def arrays_in(value: object) -> Iterator:
     if isinstance(value, str | bytes) or value is None:
         return
     if hasattr(value, "clips"):
+        assert not any(SECRET in caption for caption in value.captions)
         yield from (clip.features for clip in value)
         yield from (value.mean, value.std)
     elif isinstance(value, list | tuple) or type(value).__name__ == "dict_values":
@@ -512,13 +513,13 @@ def run_case(readers: dict[str, Reader], seed: int, number: int) -> dict:
     before = path.read_bytes()
     kind = draw.choice(("bytes", "form", "form", "form", "form", "something else"))
     where, said, outcome = f"{name}: {path}: {kind}", "", "accepted"
+    Path("now").write_text(where)  # in case there is no answer
     try:
         if kind == "something else":
             where += f": {put_something_else(draw, path)}"
         else:
             damage = of_any_kind if kind == "bytes" else FORMS.get(path.suffix, of_text)
             path.write_bytes(damage(draw, before))
-        Path("now").write_text(where)  # in case there is no answer
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = list(arrays_in(reader.read()))
@@ -601,7 +602,11 @@ class Worker:
         except Empty:
             line, outcome = None, "hang"
         if line is not None:
-            return json.loads(line)
+            result = json.loads(line)
+            if result["outcome"] == "memory":  # the next case starts from little
+                self.stop()
+                self.start()
+            return result
         now = Path(self.folder, "now")
         where = now.read_text() if now.exists() else "before any reading"
         self.stop()
