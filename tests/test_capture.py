@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,15 @@ import torch
 
 from mocapfree_nb import datasets
 from mocapfree_nb.bvh import load_bvh
-from mocapfree_nb.capture import RigsOfFolder, find_body_model, find_joints, read_amass, read_bvh
+from mocapfree_nb.capture import (
+    RigsOfFolder,
+    _arrays,
+    _rate_and_gender,
+    find_body_model,
+    find_joints,
+    read_amass,
+    read_bvh,
+)
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.features import joints_to_features, retarget
 from mocapfree_nb.files import UserError
@@ -445,7 +454,7 @@ def body_model(path: Path, joints: int = 52, vertices: int = 80) -> dict[str, np
     """A synthetic SMPL-H: the tree of a person, any number of vertices, weights and shapes at random."""
     generator = np.random.default_rng(1)
     rest = np.asarray(generate_clips(1, seed=0).joints[0, 0], dtype=np.float64)
-    parents = np.array(list(HUMANML3D.parents) + [20] * 15 + [21] * 15)[:joints]
+    parents = np.array(list(HUMANML3D.parents) + [20] * 15 + [21] * 15 + [15] * 3)[:joints]
     rest = np.concatenate([rest, rest[parents[22:]] + 0.02 * generator.normal(size=(joints - 22, 3))])
     regressor = generator.dirichlet(np.ones(vertices), joints)
     template = np.linalg.lstsq(regressor, rest, rcond=None)[0]  # vertices whose regressed joints are a person's
@@ -568,6 +577,11 @@ def test_pickled_body_models_are_never_loaded(tmp_path):
         ({"poses": np.array([{}], dtype=object)}, "cannot be read"),
         ({"trans": np.zeros((5, 3))}, "has poses"),
         ({"poses": np.full((121, 156), np.nan)}, "NaN"),
+        ({"betas": np.full(16, np.inf)}, "betas has NaN or infinite"),
+        ({"betas": np.zeros((121, 10))}, r"has betas \(121, 10\)"),
+        ({"betas": np.array(["a"] * 10)}, "betas holds <U1, not numbers"),
+        ({"trans": np.full((121, 3), np.nan)}, "trans has NaN"),
+        ({"gender": np.array("robot")}, "gender 'robot'"),
         ({"mocap_framerate": np.array(0.0)}, "0 frames a second"),
         ({"mocap_framerate": np.array("fast")}, "damaged frame rate"),
         ({"mocap_framerate": None}, "no frame rate"),
@@ -579,6 +593,48 @@ def test_archives_that_are_no_good_are_named(tmp_path, changes, words):
     amass(tmp_path / "a.npz", **changes)
     with pytest.raises(UserError, match=words):
         read_amass(tmp_path / "a.npz", tmp_path / "bodies")
+
+
+def test_gender_is_read_however_it_is_stored(tmp_path):
+    for name in ("SMPLH_FEMALE", "SMPLH_NEUTRAL"):
+        body_model(tmp_path / f"bodies/{name}.npz")
+    forms = (np.array("female"), np.array(b"female"), np.array(["Female"]), np.array([b"female"]), np.array("f"))
+    for gender in forms:
+        amass(tmp_path / "a.npz", gender=gender)
+        assert _rate_and_gender(tmp_path / "a.npz") == (60, "female"), gender
+        assert find_body_model(tmp_path / "bodies", "female").name == "SMPLH_FEMALE.npz"
+    (tmp_path / "bodies/SMPLH_NEUTRAL.npz").unlink()
+    amass(tmp_path / "a.npz", gender=np.array(b"female"))
+    assert read_amass(tmp_path / "a.npz", tmp_path / "bodies").shape == (41, 22, 3)
+    amass(tmp_path / "a.npz", gender=np.array("\x1b[31munknown"))
+    with pytest.raises(UserError, match=r"gender '\?\[31munknown'"):
+        read_amass(tmp_path / "a.npz", tmp_path / "bodies")
+
+
+@pytest.mark.parametrize("stated", [None, np.array("smplx"), np.array(b"smplx_locked_head")])
+def test_a_file_of_smplx_needs_a_body_of_smplx(tmp_path, stated):
+    body_model(tmp_path / "bodies/SMPLH_FEMALE.npz")
+    amass(tmp_path / "a.npz", poses=np.zeros((121, 165)), surface_model_type=stated)
+    with pytest.raises(UserError, match="SMPL-X body model.*SMPLH_FEMALE.npz is of another family.*download SMPL-X"):
+        read_amass(tmp_path / "a.npz", tmp_path / "bodies")
+    body_model(tmp_path / "bodies/SMPLX_NEUTRAL.npz", joints=55)
+    assert find_body_model(tmp_path / "bodies", "female", "SMPL-X").name == "SMPLX_NEUTRAL.npz"
+    assert read_amass(tmp_path / "a.npz", tmp_path / "bodies").shape == (41, 22, 3)
+    amass(tmp_path / "b.npz")
+    assert find_body_model(tmp_path / "bodies", "female", "SMPL-H").name == "SMPLH_FEMALE.npz"
+    assert read_amass(tmp_path / "b.npz", tmp_path / "bodies").shape == (41, 22, 3)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    amass(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "a.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("big.npy", bytes(2**20))
+    names = {"big": "a big one"}
+    data = (tmp_path / "a.npz").read_bytes()
+    at = data.rindex(b"PK\x01\x02")  # the directory states 3 GB
+    (tmp_path / "a.npz").write_bytes(data[: at + 24] + (3 * 2**30).to_bytes(4, "little") + data[at + 28 :])
+    with pytest.raises(UserError, match="3.0 GB"):
+        _arrays(tmp_path / "a.npz", names)
 
 
 def test_without_body_models_amass_says_what_to_get(tmp_path, monkeypatch):
