@@ -20,7 +20,7 @@ LESSONS = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
 NOTEBOOKS = sorted([*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "tutorials").glob("*.ipynb")])
 # Each module imports only from modules to its left. report stands on the viewer, bench and cli on everything.
 ORDER = (
-    "files skeleton features procedural guards convert capture datasets corpus text viewer report schedule solvers "
+    "files skeleton features procedural guards convert bvh capture datasets corpus text viewer report schedule solvers "
     "denoiser policy pretrain latent unet mdm retrieval judges ddpo metrics checkpoints protocol verify export body "
     "experiment recipes bench cli".split()
 )
