@@ -345,23 +345,23 @@ def tensor_fault(value: Tensor) -> str:
     return "" if value.dtype in _DTYPES else f"holds numbers of the kind {value.dtype}"
 
 
-def _check_tree(value: object, where: str, name: str = "", seen: set[int] | None = None, depth: int = 0) -> None:
+def _check_tree(value: object, where: str, name: str = "", seen: dict[int, bool] | None = None, depth: int = 0) -> None:
     """Raise `UserError` for a tensor in nested dicts and lists that is unfit or not finite, and for endless nesting."""
-    seen = set() if seen is None else seen
-    if id(value) in seen:  # the same list may be referred to a million times
+    seen = {} if seen is None else seen  # by its id: has all inside been looked at? A list may be referred to a million times
+    if seen.get(id(value)):
         return
-    if depth > DEEPEST:
+    if depth > DEEPEST or id(value) in seen:
         raise UserError(f"{where} is nested more than {DEEPEST} levels deep")
     if isinstance(value, Tensor):
-        seen.add(id(value))
         if fault := tensor_fault(value):
             raise UserError(f"{where}: {printable(name, 80)} {fault}")
         check_finite({name: value}, where)
+        seen[id(value)] = True
     elif isinstance(value, Mapping | list | tuple | set):
-        seen.add(id(value))
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, part in items:
+        seen[id(value)] = False
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             _check_tree(part, where, f"{name}.{key}" if name else str(key), seen, depth + 1)
+        seen[id(value)] = True
 
 
 def load_state(path: str | os.PathLike, largest: int = LARGEST_WEIGHTS, device: torch.device | str = "cpu") -> dict:
