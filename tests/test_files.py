@@ -87,7 +87,7 @@ def test_a_model_comes_back_as_it_was_saved_and_another_shape_is_refused(tmp_pat
     with pytest.raises(UserError, match="another shape"):
         MotionDenoiser.from_folder(tmp_path)
     (tmp_path / "config.json").write_text('{"wings": 2}')
-    with pytest.raises(UserError, match="does not describe"):
+    with pytest.raises(UserError, match="no setting 'wings'"):
         MotionDenoiser.from_folder(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="truncated"):
