@@ -36,7 +36,7 @@ test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pyte
 	OMP_NUM_THREADS=$(WORKERS) MPLBACKEND=agg $(BIN)/python -m pytest --deselect $(DRIFT) --durations=8
 
 lab: $(STAMP)  ## open JupyterLab on the index notebook
-	$(BIN)/jupyter lab nbs/index.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
 
 install: $(STAMP)  ## make .venv and install the package with its development tools
 

@@ -6,8 +6,8 @@
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
            'check_motion', 'Judges', 'make_motion', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination',
            'Report', 'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
-           'check_fit', 'known_words', 'words_note', 'remove_leftovers', 'report_values', 'adapt', 'summary',
-           'next_run', 'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
+           'check_fit', 'known_words', 'words_note', 'clear_leftovers', 'report_values', 'adapt', 'summary', 'next_run',
+           'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
 import json
@@ -32,7 +32,7 @@ from .corpus import Clip, Corpus, load_corpus
 from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
 from .denoiser import Denoiser, MotionDenoiser
 from .features import features_to_joints
-from .files import UserError, read_json, write_atomically, write_json
+from .files import UserError, printable, read_json, remove_leftovers, write_atomically, write_json
 from .judges import TMR, GuoEvaluator
 from .latent import LatentDenoiser, pretrain_latent
 from .mdm import MDM
@@ -510,24 +510,16 @@ def _note_words(prompts: Sequence[str], model: str | Path) -> None:
 
 def _note_lengths(policy: DiffusionPolicy, lengths: Tensor) -> None:
     """Warn of lengths that the model never saw in training."""
-    note = policy.denoiser.length_note(lengths, skeleton_of(policy.denoiser.num_features).fps)
+    known = getattr(policy.denoiser, "length_note", None)
+    note = known and known(lengths, skeleton_of(policy.denoiser.num_features).fps)
     if note:
         warnings.warn(note, stacklevel=3)
 
 # %% ../nbs/14_experiment.ipynb #50f3b2aa
-_WRITTEN = (
-    "config.json", "log.jsonl", "report.json", "report.html", "motions.npz", "model.safetensors", "checkpoint.pt",
-    "checkpoints/last.pt", "model/config.json", "model/model.safetensors",
-)
-
-
-def remove_leftovers(folder: str | Path) -> None:
-    """Delete what `write_atomically` had begun in a folder of a run or of a model when the program was killed."""
-    for path in (Path(folder) / name for name in _WRITTEN):
-        ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}")
-        names = os.listdir(path.parent) if path.parent.is_dir() else []
-        for name in filter(ours.fullmatch, names):
-            (path.parent / name).unlink(missing_ok=True)
+def clear_leftovers(folder: str | Path) -> None:
+    """Delete what was being written in the folder of a run or a model when its program was killed."""
+    for part in ("", "checkpoints", "model"):
+        remove_leftovers(Path(folder) / part)
 
 # %% ../nbs/14_experiment.ipynb #682cf8f8
 def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
@@ -576,7 +568,16 @@ def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log:
         "prompts": {"practised": task.practice[:20], "asked": task.target.prompts},
         "curves": log,
     }
-    return values | {"gap_closed": gap_closed(values)}
+    return _without_nan(values | {"gap_closed": gap_closed(values)})
+
+
+def _without_nan(value: object) -> object:
+    """None for a number that could not be measured: JSON has no other word for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 # %% ../nbs/14_experiment.ipynb #62306b45
 def adapt(
@@ -616,7 +617,7 @@ def adapt(
     """
     started, config = time.perf_counter(), config or DDPOConfig()
     if folder:
-        remove_leftovers(folder)
+        clear_leftovers(folder)
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model)
     corpus = corpus or load_corpus()
@@ -668,7 +669,7 @@ def summary(values: Mapping) -> str:
 
     order = [key for key in ("before", "after", "full_data") if key in target]
     asked = "held-out prompts" if held_out(values) else "the prompts that were practised"
-    lines = [line(f"target: {target['name']} ({asked}, n = {target['after']['n']})", target, *order)]
+    lines = [line(f"target: {printable(target['name'])} ({asked}, n = {target['after']['n']})", target, *order)]
     order = [key for key in order if key in original]
     lines.append(line(f"everything else (n = {original['after']['n']})", original, *order))
     if values.get("gap_closed") is not None:
@@ -812,7 +813,7 @@ def train(
     each part, where a model has two. `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is
     kept from composing what is left out.
     """
-    remove_leftovers(out)
+    clear_leftovers(out)
     corpus = corpus or load_corpus()
     if leave_out:
         corpus = corpus.leave_out(leave_out)

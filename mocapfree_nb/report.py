@@ -435,7 +435,8 @@ def comparison_html(rows: Sequence[Mapping[str, str]]) -> str:
     )
     note = (
         "Before → after adaptation, on held-out prompts (a run of free prompts: on those it practised); “others” are the "
-        "actions that were not trained. Rollout, update and memory (above what the process held before) are those of one round of 16 motions of 48 frames."
+        "actions that were not trained. Rollout, update and memory (above what the process held before) are those of one "
+        "round of 16 motions of 48 frames."
     )
     return page_html(
         title,
