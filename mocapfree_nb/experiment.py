@@ -658,25 +658,28 @@ def summary(values: Mapping) -> str:
     names = column_names(values)
     target, original = values["target"], values["original"]
 
+    def shown(value: float | None, form: str) -> str:  # None: it could not be measured
+        return "-" if value is None else format(value, form)
+
     def line(name: str, row: Mapping, *keys: str) -> str:
         cells = []
         for key in keys:
-            verified = "-" if row[key]["verified"] is None else f"{row[key]['verified']:.1%}"
-            found = row[key]["r_precision"][0]
+            verified, found = shown(row[key].get("verified"), ".1%"), shown(row[key]["r_precision"][0], ".3f")
             title = "full data" if names[key] == "saw the action" else names[key]
-            cells.append(f"{title:>11}: verified {verified:>6}  R-precision@1 {found:.3f}")
+            cells.append(f"{title:>11}: verified {verified:>6}  R-precision@1 {found}")
         return f"{name}\n  " + "\n  ".join(cells)
 
-    order = [key for key in ("before", "after", "full_data") if key in target]
+    order = [key for key in ("before", "after", "full_data") if target.get(key)]
     asked = "held-out prompts" if held_out(values) else "the prompts that were practised"
-    lines = [line(f"target: {printable(target['name'])} ({asked}, n = {target['after']['n']})", target, *order)]
-    order = [key for key in order if key in original]
-    lines.append(line(f"everything else (n = {original['after']['n']})", original, *order))
+    lines = [line(f"target: {printable(target.get('name'))} ({asked}, n = {target['after'].get('n')})", target, *order)]
+    order = [key for key in order if original.get(key)]
+    lines.append(line(f"everything else (n = {original['after'].get('n')})", original, *order))
     if values.get("gap_closed") is not None:
         other = "other model" if names["full_data"] == "other model" else "model that saw the action"
         lines.append(f"R-precision@1 gap to the {other}: {values['gap_closed']:.0%} closed")
     reward = values["reward"]
-    lines.append(f"reward {reward['before']:.3f} -> {reward['after']:.3f}; {values['wall_clock_s']:.0f} s")
+    rise = " -> ".join(shown(reward.get(key), ".3f") for key in ("before", "after"))
+    lines.append(f"reward {rise}; {shown(values.get('wall_clock_s'), '.0f')} s")
     return "\n".join(lines)
 
 

@@ -37,6 +37,7 @@ METRICS = {  # key -> (name, which way is better, what it says)
     "foot_skate": ("foot skating", "↓", "share of frames in which a resting foot slides"),
     "n": ("motions", "", "how many motions were generated for this column"),
 }
+RANGES = {"verified": (0, 1), "r_precision": (0, 1), "foot_skate": (0, 1), "n": (1, math.inf)}
 STYLE = """
 :root{color-scheme:light dark;--text:#1f2328;--soft:#59636e;--page:#fff;--line:#d1d9e0;--panel:#f6f8fa;
 --mark:#0072B2}
@@ -359,8 +360,9 @@ def read_report(path: str | os.PathLike) -> dict:
     def check_mapping(value: object, where: str) -> None:
         check(isinstance(value, dict), where, "a JSON object")
 
-    def check_number(value: object, where: str) -> None:
-        check(value is None or (isinstance(value, int | float) and not isinstance(value, bool)), where, "a number")
+    def check_number(value: object, where: str, least: float = -math.inf, most: float = math.inf) -> None:
+        fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most)
+        check(fits, where, "a number" if least == -math.inf else f"a number from {least:g} to {most:g}")
 
     for part in ("target", "original", "reward", "config"):
         check_mapping(report.get(part), part)
@@ -372,7 +374,7 @@ def read_report(path: str | os.PathLike) -> dict:
             check(isinstance(found, list) and len(found) > 0, f"{where}.r_precision", "a list of numbers")
             for key, values in ({key: [row.get(key)] for key in METRICS} | {"r_precision": found}).items():
                 for value in values:
-                    check_number(value, f"{where}.{key}")
+                    check_number(value, f"{where}.{key}", *RANGES.get(key, ()))
     for where, value in {"wall_clock_s": report.get("wall_clock_s"), "gap_closed": report.get("gap_closed")}.items():
         check_number(value, where)
     for side in ("before", "after"):
