@@ -42,7 +42,7 @@ fuzz: $(STAMP)  ## give damaged and hostile files to every reader (CASES=10000 S
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases $(CASES) --seed $(SEED) --workers $(WORKERS)
 
 lab: $(STAMP)  ## open JupyterLab on the index notebook
-	$(BIN)/jupyter lab nbs/index.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
 
 install: $(STAMP)  ## make .venv and install the package with its development tools
 

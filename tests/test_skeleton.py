@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from mocapfree_nb.files import UserError
 from mocapfree_nb.skeleton import (
     HUMANML3D,
     KIT_ML,
@@ -17,6 +18,7 @@ from mocapfree_nb.skeleton import (
     rotation_between,
     rotation_from_6d,
     rotation_to_6d,
+    skeleton_of,
     sum_bones,
 )
 
@@ -169,6 +171,14 @@ def test_wrong_shapes_are_named(local, root, offsets, words):
     with pytest.raises(ValueError) as caught:
         forward_kinematics(local, root, offsets=offsets)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_width_of_features_names_the_skeleton():
+    for skeleton in (HUMANML3D, KIT_ML):
+        assert skeleton_of(skeleton.num_features) is skeleton
+    for width in (0, 262, 264, 66, 22):
+        with pytest.raises(UserError, match=rf"no skeleton has {width} motion features: expected 263 .* or 251"):
+            skeleton_of(width)
 
 
 def test_sum_bones_walks_to_the_root():
