@@ -10,9 +10,10 @@ import torch
 
 from mocapfree_nb import ddpo
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, PromptTracker
-from mocapfree_nb.denoiser import MotionDenoiser
-from mocapfree_nb.files import UserError
+from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
+from mocapfree_nb.files import UserError, save_state
 from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.pretrain import load_state
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "ddpo.npz", allow_pickle=False)
 
@@ -116,13 +117,46 @@ def test_the_log_has_one_number_for_every_noisy_timestep(tmp_path):
         assert all(value is not None for value in record[name][:-1])
 
 
-@pytest.mark.parametrize("prediction", ["x0", "noise"])
-def test_timestep_weights_make_the_gradient_on_x0_equal_at_all_steps(prediction):
-    policy = make_policy(prediction)
-    weights = ddpo.timestep_weights(policy)
-    pull = policy.x0_coefficients.abs() / policy.stds.clamp(min=1e-12) * weights
-    torch.testing.assert_close(pull[:-1], pull[0].expand(5))
-    assert weights[-1] == 0
+class Speaks(Denoiser):
+    """A denoiser whose output is a tensor of ours, so that autograd can say how a log-probability depends on it."""
+
+    def __init__(self, prediction, schedule="cosine", num_timesteps=50):
+        super().__init__(4, prediction, schedule, num_timesteps)
+        self.double()
+        self.output = torch.randn(1, 8, 4, dtype=torch.float64, requires_grad=True)
+
+    def forward(self, x_t, t, text, lengths, conditional=None):
+        return self.output
+
+
+WALKS = {
+    "ddim": {}, "half eta": {"eta": 0.5}, "floor": {"eta": 0.5, "min_std": 0.2}, "second order": {"solver": "sde-dpmsolver++2m"},
+}
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("schedule", ["cosine", "scaled_linear"])
+@pytest.mark.parametrize("prediction", ["x0", "noise", "v"])
+def test_weighted_steps_pull_equally_on_the_output_as_autograd_measures_it(prediction, schedule, walk):
+    denoiser = Speaks(prediction, schedule, 50 if schedule == "cosine" else 1000)
+    policy = DiffusionPolicy(denoiser, steps=6, guidance_scale=1.0, **WALKS[walk])
+    weights, text, lengths = ddpo.timestep_weights(policy), policy.encode(["walks"]), torch.tensor([8])
+    x_t, z, before = torch.randn(3, 1, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pull = []
+    for step in range(5):
+        mean, std, _ = policy.step(x_t, step, text, lengths, before)
+        move = (mean + std * z).detach()
+        (gradient,) = torch.autograd.grad(weights[step] * policy.move_log_prob(move, mean, std, lengths), denoiser.output)
+        pull.append(gradient.norm())
+    torch.testing.assert_close(torch.stack(pull), pull[0].expand(5), rtol=1e-6, atol=0)
+    assert weights[5] == 0 and weights[:5].mean() == pytest.approx(1)
+
+
+def test_weights_of_x0_prediction_are_sigma_over_what_the_mean_takes_of_x0_to_the_bit():
+    policy = make_policy()
+    plain = policy.stds / policy.x0_coefficients.abs()
+    expected = torch.where(policy.stds > 0, plain / plain[policy.stds > 0].mean(), torch.zeros_like(plain))
+    assert torch.equal(ddpo.timestep_weights(policy), expected)
 
 
 def test_the_audit_stops_a_policy_that_trains_differently_from_how_it_samples():
@@ -273,7 +307,47 @@ def test_replay_keeps_what_was_known_closer():
 
 @pytest.mark.parametrize(
     "change, message",
-    [({"objective": "ppo"}, "objective"), ({"advantage": "none"}, "advantage"), ({"rollouts": 0}, "rollouts")],
+    [
+        ({"objective": "ppo"}, "objective"),
+        ({"advantage": "none"}, "advantage"),
+        ({"rollouts": 0}, "rollouts"),
+        ({"rollouts": True}, "rollouts"),
+        ({"rollouts": "10"}, "rollouts"),
+        ({"prompts_per_rollout": 2.0}, "prompts_per_rollout.*whole number"),
+        ({"inner_epochs": 0}, "inner_epochs"),
+        ({"timesteps_per_update": 0}, "timesteps_per_update"),
+        ({"timestep_share": 0.0}, "timestep_share"),
+        ({"timestep_share": 1.5}, "timestep_share"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": "1e-3"}, "learning_rate"),
+        ({"learning_rate": None}, "learning_rate"),
+        ({"weight_decay": -1e-4}, "weight_decay"),
+        ({"gradient_clip": -1.0}, "gradient_clip"),
+        ({"gradient_clip": 0.0}, "gradient_clip"),
+        ({"gradient_clip": float("nan")}, "gradient_clip"),
+        ({"gradient_clip": float("inf")}, "gradient_clip"),
+        ({"clip_range": 0.0}, "clip_range"),
+        ({"advantage_clip": -5.0}, "advantage_clip"),
+        ({"weigh_timesteps": "no"}, "weigh_timesteps"),
+        ({"lora_rank": -1}, "lora_rank"),
+        ({"lora_alpha": 0.0}, "lora_alpha"),
+        ({"kl_weight": -0.1}, "kl_weight"),
+        ({"replay_weight": float("inf")}, "replay_weight"),
+        ({"replay_batch": 0}, "replay_batch"),
+        ({"judge_every": 0}, "judge_every"),
+        ({"seed": 2**70}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"motions_per_prompt": 1}, "motions_per_prompt.*at least 2"),
+        ({"motions_per_prompt": 1, "credit": "step"}, "motions_per_prompt.*at least 2"),
+        ({"motions_per_prompt": 1, "credit": "end"}, "motions_per_prompt.*at least 2"),
+        (
+            {"motions_per_prompt": 1, "prompts_per_rollout": 1, "credit": "end", "advantage": "batch"},
+            "prompts_per_rollout times motions_per_prompt",
+        ),
+        ({"advantage": "tracker"}, "credit 'fork'.*advantage 'tracker'"),
+        ({"advantage": "batch", "credit": "step"}, "credit 'step'.*advantage 'batch'"),
+    ],
 )
 def test_settings_that_make_no_sense_are_named(change, message):
     with pytest.raises(UserError, match=message):
@@ -287,3 +361,309 @@ def test_nothing_to_practise_and_nothing_to_replay_are_named():
         DDPOTrainer(make_policy(), height, PRACTICE, torch.tensor([24]), CONFIG)
     with pytest.raises(UserError, match="eta 0"):
         DDPOTrainer(make_policy(eta=0.0), height, PRACTICE, torch.tensor([24]), CONFIG, ANCHORS)
+    for prompts, message in (("a person walks", "not one string"), ([3], "not 3"), ([" "], "sentences")):
+        with pytest.raises(UserError, match=message):
+            DDPOTrainer(make_policy(), height, prompts, torch.tensor([24]), CONFIG, ANCHORS)
+        with pytest.raises(UserError, match="anchor_prompts.*" + message):
+            DDPOTrainer(make_policy(), height, PRACTICE, torch.tensor([24]), CONFIG, prompts)
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    config = DDPOConfig(rollouts=np.int64(3), learning_rate=np.float32(0.5), weigh_timesteps=np.bool_(False))
+    assert [type(v) for v in (config.rollouts, config.learning_rate, config.weigh_timesteps)] == [int, float, bool]
+    assert json.loads(json.dumps(dataclasses.asdict(config)))["learning_rate"] == 0.5
+    DDPOConfig(motions_per_prompt=1, credit="end", advantage="tracker")
+    DDPOConfig(motions_per_prompt=1, credit="end", advantage="batch")
+
+
+@pytest.mark.parametrize("lengths", [[24, 30], np.array([24, 30]), torch.tensor([24.0, 30.0])])
+def test_lengths_of_other_types_are_converted(lengths):
+    trainer = DDPOTrainer(make_policy(), height, PRACTICE, lengths, CONFIG, ANCHORS)
+    assert trainer.lengths.dtype == torch.int64 and trainer.lengths.tolist() == [24, 30]
+
+
+@pytest.mark.parametrize("lengths", [[], 24, [0], [24.5], ["long"], None, [[24]], [float("nan")], [True]])
+def test_lengths_that_are_no_numbers_of_frames_are_named(lengths):
+    with pytest.raises(UserError, match="lengths should be numbers of frames"):
+        DDPOTrainer(make_policy(), height, PRACTICE, lengths, CONFIG, ANCHORS)
+
+
+REWARDS = {
+    "int": lambda m, n, p: (height(m, n, p) * 1000).round().int(),
+    "double": lambda m, n, p: height(m, n, p).double(),
+    "half": lambda m, n, p: height(m, n, p).half(),
+    "bool": lambda m, n, p: height(m, n, p) > 0,
+    "numpy": lambda m, n, p: height(m, n, p).numpy(),
+    "list": lambda m, n, p: height(m, n, p).tolist(),
+    "tensors in a list": lambda m, n, p: list(height(m, n, p)),
+    "(B, 1)": lambda m, n, p: height(m, n, p)[:, None],
+    "with a gradient": lambda m, n, p: height(m, n, p).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("credit", ["fork", "step", "end"])
+@pytest.mark.parametrize("name", REWARDS)
+def test_rewards_of_other_types_are_converted(name, credit):
+    config = dataclasses.replace(CONFIG, rollouts=1, credit=credit)
+    trainer = make_trainer(config, reward=REWARDS[name])
+    experience = ddpo.collect(
+        trainer.policy, trainer.reward, PRACTICE, trainer.lengths, config, trainer.tracker, trainer.generator
+    )
+    again = make_trainer(config, reward=lambda m, n, p: torch.as_tensor(np.array(REWARDS[name](m, n, p).tolist()
+                         if isinstance(REWARDS[name](m, n, p), torch.Tensor) else REWARDS[name](m, n, p))).float().reshape(-1))
+    expected = ddpo.collect(again.policy, again.reward, PRACTICE, again.lengths, config, again.tracker, again.generator)
+    assert experience.rewards.dtype == torch.float32 and experience.rewards.shape == (8,)
+    assert torch.equal(experience.rewards, expected.rewards) and torch.equal(experience.advantages, expected.advantages)
+    assert not experience.rewards.requires_grad
+
+
+@pytest.mark.parametrize(
+    "returned, given",
+    [
+        (lambda m: height(m, None, None).mean(), "the same for all"),
+        (lambda m: 0.5, "not float"),
+        (lambda m: None, "not NoneType"),
+        (lambda m: {"score": height(m, None, None)}, "not dict"),
+        (lambda m: "good", "not str"),
+        (lambda m: height(m, None, None)[:-1], r"not Tensor of shape \(\d+,\)"),
+        (lambda m: m[:, :, 3], r"not Tensor of shape \(\d+, \d+\)"),
+        (lambda m: height(m, None, None).to(torch.complex64), "not Tensor"),
+        (lambda m: height(m, None, None).numpy() * 1j, "not ndarray"),
+        (lambda m: [[1.0], [2.0, 3.0]], "not list"),
+    ],
+)
+def test_rewards_that_are_not_one_number_a_motion_are_named(returned, given):
+    with pytest.raises(UserError, match="a reward returns one number for each motion.*" + given):
+        make_trainer(reward=lambda motion, lengths, prompts: returned(motion)).round()
+
+
+@pytest.mark.parametrize("credit", ["fork", "step", "end"])
+def test_a_reward_that_writes_on_what_it_is_given_changes_nothing_else(credit):
+    def writes(motion, lengths, prompts):
+        scores = height(motion, lengths, prompts)
+        motion.zero_(), lengths.fill_(1), prompts.clear()
+        return scores
+
+    config = dataclasses.replace(CONFIG, rollouts=2, credit=credit)
+    logs = [make_trainer(config, reward=reward).run(progress=False) for reward in (height, writes)]
+    assert logs[0] == logs[1]
+
+
+def test_a_refused_reward_leaves_the_memory_of_the_tracker_as_it_was():
+    tracker = PromptTracker()
+    tracker.update(torch.tensor([1.0, 2.0]), ["a", "b"])
+    before = {prompt: list(rewards) for prompt, rewards in tracker.rewards.items()}
+    for bad in (float("nan"), float("inf"), 3e38):
+        with pytest.raises(UserError, match="remembers none"):
+            tracker.update(torch.tensor([3.0, bad]), ["a", "c"])
+        assert {prompt: list(rewards) for prompt, rewards in tracker.rewards.items()} == before
+
+
+def test_a_prompt_seen_fewer_than_sixteen_times_is_compared_over_the_batch():
+    config = dataclasses.replace(CONFIG, credit="end", advantage="tracker", motions_per_prompt=12)
+    tracker = make_trainer(config).tracker
+    rewards = torch.cat([torch.rand(12), 5 + torch.rand(12)])
+    prompts = ["low"] * 12 + ["high"] * 12
+    first = tracker.update(rewards, prompts)
+    torch.testing.assert_close(first, (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-6))
+    assert tracker.update(rewards, prompts)[:12].mean().abs() < 1  # now with their own sixteen
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"reward": lambda m, n, p: -height(m, n, p)}, "reward"),
+        ({"reward": lambda m, n, p: 2 * height(m, n, p)}, "reward"),
+        ({"lengths": torch.tensor([24, 31])}, "lengths"),
+        ({"anchor_prompts": ["walks", "runs"]}, "anchor_prompts"),
+        ({"prompts": PRACTICE[:1]}, "prompts"),
+        ({"policy": {"steps": 5}}, "steps"),
+        ({"policy": {"solver": "ddpm"}}, "solver"),
+        ({"policy": {"eta": 0.5}}, "eta"),
+        ({"policy": {"guidance_scale": 1.0}}, "guidance_scale"),
+        ({"policy": {"min_std": 0.1}}, "min_std"),
+        ({"policy": {"spacing": "leading"}}, "timesteps"),
+        ({"policy": {"prediction": "v"}}, "solver|denoiser"),
+        ({"judge": lambda policy: {"score": 0.0}}, "judge"),
+    ],
+)
+def test_a_run_goes_on_only_as_what_it_was(tmp_path, change, message):
+    def start(policy=None, reward=height, prompts=PRACTICE, lengths=(24, 30), anchor_prompts=ANCHORS, judge=None):
+        policy = make_policy(**(policy or {}))
+        if change.get("policy") == {"prediction": "v"} and policy.denoiser.prediction == "v":
+            with torch.no_grad():  # another network of the same form
+                policy.denoiser.norm.bias.add_(1e-3)
+        return DDPOTrainer(policy, reward, prompts, lengths, CONFIG, anchor_prompts, judge, tmp_path)
+
+    start().round()
+    before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
+    with pytest.raises(UserError, match=f"other settings.*({message})"):
+        start(**change)
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
+    assert len(start().log) == 1
+
+
+def test_a_run_does_not_go_on_under_another_version_or_an_edited_network(tmp_path, monkeypatch):
+    make_trainer(folder=tmp_path).round()
+    monkeypatch.setattr(ddpo, "__version__", "99.0")
+    with pytest.raises(UserError, match="other settings.*version"):
+        make_trainer(folder=tmp_path)
+    monkeypatch.undo()
+    policy = make_policy()
+    with torch.no_grad():
+        policy.denoiser.norm.bias[0] += 1e-4
+    with pytest.raises(UserError, match="other settings.*denoiser"):
+        make_trainer(policy=policy, folder=tmp_path)
+
+
+def test_a_reward_of_chance_may_go_on_and_one_that_is_the_same_everywhere_goes_by_its_name(tmp_path):
+    state = np.random.default_rng(0)
+
+    def chance(motion, lengths, prompts):
+        return state.random(len(motion))
+
+    def nothing(motion, lengths, prompts):
+        return torch.zeros(len(motion))
+
+    make_trainer(reward=chance, folder=tmp_path / "chance").round()
+    assert len(make_trainer(reward=chance, folder=tmp_path / "chance").log) == 1
+    make_trainer(reward=nothing, folder=tmp_path / "nothing").round()
+    assert len(make_trainer(reward=nothing, folder=tmp_path / "nothing").log) == 1
+    with pytest.raises(UserError, match="other settings.*reward"):
+        make_trainer(reward=lambda m, n, p: torch.zeros(len(m)), folder=tmp_path / "nothing")
+
+
+TAMPERED = {
+    "no entry": lambda s: s.pop("tracker"),
+    "no generator": lambda s: s.pop("generator"),
+    "a list": lambda s: s.update(parameters={}),
+    "a shape": lambda s: s["parameters"].__setitem__(0, torch.zeros(3)),
+    "a type": lambda s: s["parameters"].__setitem__(0, s["parameters"][0].double()),
+    "not a number": lambda s: s["parameters"][0].fill_(float("nan")),
+    "too few": lambda s: s["parameters"].pop(),
+    "best": lambda s: s.update(best=[torch.zeros(1)]),
+    "best of another kind": lambda s: s.update(best=3),
+    "score": lambda s: s.update(best_score="high"),
+    "score that is none": lambda s: s.update(best_score=float("nan")),
+    "settings": lambda s: s.update(settings=[1]),
+    "reward": lambda s: s.update(reward={"name": "height", "scores": ["a"]}),
+    "log": lambda s: s.update(log="{"),
+    "deep log": lambda s: s.update(log="[" * 100_000),
+    "log of another kind": lambda s: s.update(log="{}"),
+    "record": lambda s: s.update(log='[{"rollout": 1}]'),
+    "rollout": lambda s: s.update(log=s["log"].replace('"rollout": 1', '"rollout": 7')),
+    "judge": lambda s: s.update(log=s["log"].replace('"judge": {}', '"judge": {"score": "<b>"}')),
+    "optimiser": lambda s: s["optimizer"][0].update(exp_avg=torch.zeros(1)),
+    "moments": lambda s: s["optimizer"][0]["exp_avg_sq"].fill_(-1.0),
+    "infinite moments": lambda s: s["optimizer"][0]["exp_avg"].fill_(float("inf")),
+    "optimiser of others": lambda s: s["optimizer"].update({999: {}}),
+    "generator": lambda s: s.update(generator=torch.zeros(3, dtype=torch.uint8)),
+    "generator of another kind": lambda s: s.update(generator="x"),
+    "memory": lambda s: s.update(tracker={PRACTICE[0]: ["x"]}),
+    "memory of others": lambda s: s.update(tracker={3: [1.0]}),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    make_trainer(folder=folder).round()
+    return folder / "checkpoints" / "last.pt"
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_checkpoint_that_was_tampered_with_is_named_and_the_run_untouched(checkpoint, tmp_path, name):
+    state = load_state(checkpoint)
+    TAMPERED[name](state)
+    path = tmp_path / "checkpoints" / "last.pt"
+    save_state(path, state)
+    (tmp_path / "log.jsonl").write_text("as it was")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="last.pt is damaged.*move it away to start anew") as caught:
+        make_trainer(folder=tmp_path)
+    assert "\n" not in str(caught.value) and path.read_bytes() == before and (tmp_path / "log.jsonl").read_text() == "as it was"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a checkpoint", None, [1, 2]])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "checkpoints" / "last.pt"
+    path.parent.mkdir()
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save_state(path, content)
+    with pytest.raises(UserError, match="cannot read .*last.pt.*move it away") as caught:
+        make_trainer(folder=tmp_path)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_what_was_frozen_stays_as_it_was():
+    for rank in (0, 4):
+        policy = make_policy()
+        policy.denoiser.time_in.requires_grad_(False)
+        before = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+        make_trainer(dataclasses.replace(CONFIG, lora_rank=rank), policy=policy).run(progress=False)
+        moved = {name for name, value in policy.denoiser.state_dict().items() if not torch.equal(value, before[name])}
+        assert moved and not any(name.startswith("time_in") for name in moved)
+        frozen = {name for name, p in policy.denoiser.named_parameters() if not p.requires_grad}
+        assert frozen == {name for name in before if name.startswith("time_in")}, "as the user left it"
+
+
+def test_a_network_frozen_as_a_whole_is_trained_as_a_whole():
+    policy = make_policy()
+    policy.denoiser.requires_grad_(False)
+    trainer = make_trainer(dataclasses.replace(CONFIG, lora_rank=0), policy=policy)
+    assert len(trainer.parameters) == len(list(policy.denoiser.parameters()))
+
+
+def test_a_parameter_without_a_part_is_left_alone_and_one_alone_is_named():
+    policy = make_policy()
+    policy.denoiser.spare = torch.nn.Parameter(torch.ones(3))
+    make_trainer(dataclasses.replace(CONFIG, lora_rank=0), policy=policy).run(progress=False)
+    torch.testing.assert_close(policy.denoiser.spare.detach(), torch.ones(3), atol=1e-4, rtol=0)
+    policy.denoiser.requires_grad_(False)
+    policy.denoiser.spare.requires_grad_(True)
+    with pytest.raises(UserError, match="none of the parameters to train has a part"):
+        make_trainer(dataclasses.replace(CONFIG, lora_rank=0), policy=policy).round()
+
+
+def test_a_run_that_is_over_stays_over():
+    trainer = make_trainer(judge=lambda policy: {"score": 0.0})
+    log = trainer.run(progress=False)
+    before = {name: value.clone() for name, value in trainer.policy.denoiser.state_dict().items()}
+    assert trainer.run(progress=False) is log and len(log) == 4
+    assert all(torch.equal(value, before[name]) for name, value in trainer.policy.denoiser.state_dict().items())
+    with pytest.raises(UserError, match="this run of 4 rollouts is over"):
+        trainer.round()
+
+
+def test_a_policy_in_double_precision_learns_and_one_in_half_is_named():
+    policy = make_policy()
+    policy.denoiser.double()
+    log = make_trainer(dataclasses.replace(CONFIG, kl_weight=0.1), policy=policy).run(progress=False)
+    assert all(np.isfinite(record["reward"]) for record in log)
+    assert {p.dtype for p in policy.denoiser.parameters()} == {torch.float64}
+    for kind in (torch.float16, torch.bfloat16):
+        policy.denoiser.to(kind)
+        with pytest.raises(UserError, match=str(kind).removeprefix("torch.") + r".*policy.denoiser.float\(\)"):
+            make_trainer(policy=policy)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"policy": MotionDenoiser(width=16, layers=1, heads=2)}, "policy should be a DiffusionPolicy, not a MotionDenoiser"),
+        ({"reward": 3}, "reward should be a function, not a int"),
+        ({"judge": "strict"}, "judge should be a function, not a str"),
+        ({"judge": lambda policy: 0.5}, 'a judge returns a dict of numbers with a finite "score"'),
+        ({"judge": lambda policy: {"target": 0.5}}, 'finite "score"'),
+        ({"judge": lambda policy: {"score": float("nan")}}, 'finite "score"'),
+        ({"judge": lambda policy: {"score": "good"}}, 'finite "score"'),
+        ({"config": {"rollouts": 3}}, "config should be a DDPOConfig, not a dict"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        make_trainer(**arguments)
