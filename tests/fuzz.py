@@ -3,13 +3,14 @@
     python tests/fuzz.py --cases 10000 --seed 0
 
 A case is drawn from the seed and its number alone, so any case can be repeated: `--first 1234 --cases 1`. Cases run in
-a few long-lived processes; one that does not answer within 20 s is ended and counted as a hang. Prints a table and
+a few long-lived processes; one that sleeps or works for more than 20 s is ended and counted as a hang. Prints a table and
 exits with status 1 if there was a traceback, a hang, a NaN that nobody mentioned, more than 2 GiB of memory, or a
 program in a file that ran.
 """
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import os
@@ -335,19 +336,23 @@ def make_readers() -> dict[str, Reader]:
     import torch
     from test_body import arrays_of_a_body
     from test_capture import amass, body_model, bvh
+    from test_report import values as report_values
 
     from mocapfree_nb import bench, body, capture, checkpoints, cli, export, files, judges, text
     from mocapfree_nb.corpus import load_corpus
+    from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
     from mocapfree_nb.denoiser import MotionDenoiser
     from mocapfree_nb.latent import LatentDenoiser
     from mocapfree_nb.mdm import MDM, MDM_NAMES
     from mocapfree_nb.metrics import EvaluatorModel
+    from mocapfree_nb.policy import DiffusionPolicy
+    from mocapfree_nb.pretrain import PretrainConfig, pretrain
     from mocapfree_nb.procedural import generate_clips
     from mocapfree_nb.retrieval import RetrievalModel
     from mocapfree_nb.unet import MotionUNet
 
     readers = {}
-    for name in ("humanml3d", "bvh", "amass", "bodies", "glove", "stats", "run", "other", "outside"):
+    for name in ("humanml3d", "bvh", "amass", "bodies", "glove", "stats", "run", "other", "outside", "ddpo"):
         Path(name).mkdir()
     Path("outside/secret").write_text(SECRET)
     os.mkfifo("outside/pipe")
@@ -433,12 +438,34 @@ def make_readers() -> dict[str, Reader]:
     readers["state"] = Reader(lambda: files.load_state("other/state.pt"), ("other/state.pt",))
     files.write_json("other/settings.json", {"seed": 0, "rate": 0.1, "names": ["a"], "inner": {"a": {"b": [1, 2.5]}}})
     readers["JSON"] = Reader(lambda: files.read_json("other/settings.json"), ("other/settings.json",))
+    Path("run/report.json").write_text(json.dumps(report_values()))
+    readers["report"] = Reader(lambda: command(cli, "compare", "run", "--out", "table.html"), ("run/report.json",))
+
+    def adapted() -> list:
+        policy = DiffusionPolicy(copy.deepcopy(denoiser), steps=2)
+        trainer = DDPOTrainer(policy, mean_of_motion, ["a person waves"], [20], config, folder="ddpo")
+        return [trainer.run(progress=False) and weights_of(policy.denoiser)]
+
+    def pretrained() -> dict:
+        settings = PretrainConfig(steps=2, batch_size=2)
+        return weights_of(pretrain(copy.deepcopy(denoiser), clips, settings, None, "other/pretrain.pt", 1, progress=False))
+
+    denoiser, clips, config = MotionDenoiser(**small), load_corpus("humanml3d"), DDPOConfig(rollouts=1, replay_weight=0)
+    for go_on in (adapted, pretrained):
+        go_on()
+    readers["adaptation that goes on"] = Reader(adapted, ("ddpo/checkpoints/last.pt",))
+    readers["pretraining that goes on"] = Reader(pretrained, ("other/pretrain.pt",))
     Path("other/prompts.txt").write_text("a person waves\na person walks\n")
     encoder = text.TextEncoder(cache=False)
     readers["captions"] = Reader(
         lambda: encoder(files.read_text("other/prompts.txt").split("\n")[:2]).tokens, ("other/prompts.txt",)
     )
     return readers
+
+
+def mean_of_motion(motion, lengths, prompts):
+    """A reward."""
+    return motion.mean((1, 2))
 
 
 def weights_of(model) -> dict:
@@ -521,7 +548,9 @@ def run_case(readers: dict[str, Reader], seed: int, number: int) -> dict:
             where += f": {put_something_else(draw, path)}"
         else:
             damage = of_any_kind if kind == "bytes" else FORMS.get(path.suffix, of_text)
-            path.write_bytes(damage(draw, before))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                path.write_bytes(damage(draw, before))
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = list(arrays_in(reader.read()))
@@ -587,7 +616,7 @@ class Worker:
         )
         self.lines: Queue = Queue()
         threading.Thread(target=self._listen, args=(self.process.stdout, self.lines), daemon=True).start()
-        if self.lines.get(timeout=300) is None:
+        if self.lines.get() is None:
             raise SystemExit("the files could not be made; see above")
 
     @staticmethod
@@ -599,10 +628,7 @@ class Worker:
     def run(self, number: int) -> dict:
         with contextlib.suppress(BrokenPipeError):
             print(number, file=self.process.stdin, flush=True)
-        try:
-            line, outcome = self.lines.get(timeout=PATIENCE), "traceback"
-        except Empty:
-            line, outcome = None, "hang"
+        line, outcome = self._answer()
         if line is not None:
             result = json.loads(line)
             if result["outcome"] == "memory":  # the next case starts from little
@@ -614,6 +640,25 @@ class Worker:
         self.stop()
         self.start()
         return {"number": number, "reader": where.split(":")[0], "outcome": outcome, "where": where, "said": "", "peak": 0}
+
+    def _answer(self) -> tuple[str | None, str]:
+        """The line that comes back; none where the process ended, or hangs: sleeps for 20 s, or works for more than that.
+
+        On a busy machine 20 s of the clock alone say nothing.
+        """
+        begun = worked = self._work()
+        while True:
+            try:
+                return self.lines.get(timeout=PATIENCE), "traceback"
+            except Empty:
+                before, worked = worked, self._work()
+                if worked - before < 0.05 or worked - begun > PATIENCE:
+                    return None, "hang"
+
+    def _work(self) -> float:
+        """Seconds of processor time that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         self.process.kill()
