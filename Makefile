@@ -14,12 +14,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DRIFT := tests/test_packaging.py::test_package_and_notebooks_do_not_drift
 
-.PHONY: help demo test lab install export clean-notebooks readme clean
+.PHONY: help demo test fuzz lab install export clean-notebooks readme clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
-	@echo "Variables: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  ARGS='--seed 1' (for demo)"
+	@echo "Variables: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  ARGS='--seed 1' (for demo)  CASES=10000 SEED=0 (for fuzz)"
 
 demo: $(STAMP)  ## install, run the main job (a few minutes), print where the report is
 	$(BIN)/mocapfree demo $(ARGS)
@@ -35,8 +35,14 @@ test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pyte
 	@echo "== 4/4 pytest"
 	OMP_NUM_THREADS=$(WORKERS) MPLBACKEND=agg $(BIN)/python -m pytest --deselect $(DRIFT) --durations=8
 
+CASES ?= 10000
+SEED ?= 0
+
+fuzz: $(STAMP)  ## give damaged and hostile files to every reader (CASES=10000 SEED=0; some ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases $(CASES) --seed $(SEED) --workers $(WORKERS)
+
 lab: $(STAMP)  ## open JupyterLab on the index notebook
-	$(BIN)/jupyter lab nbs/index.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
 
 install: $(STAMP)  ## make .venv and install the package with its development tools
 

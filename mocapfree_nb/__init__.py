@@ -1,3 +1,3 @@
-"""Teach a motion diffusion model a new action from text prompts alone."""
+"""Teach a text-to-motion diffusion model new actions by reinforcement learning from text prompts alone"""
 
 __version__ = "0.1.0"

@@ -1,7 +1,11 @@
 """The command line: a thin front on `mocapfree_nb.experiment`. `mocapfree --help` is the place to start."""
 
+import math
 import os
+import re
+import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +15,8 @@ from typing import Annotated
 
 import typer
 
-from mocapfree_nb.files import UserError
+import mocapfree_nb
+from mocapfree_nb.files import UserError, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,15 +30,63 @@ app = typer.Typer(
     """,
 )
 
+def _say(text: object, file=None) -> None:
+    """Print lines: all that this program prints goes through here, so that no name or caption controls a terminal."""
+    for line in str(text).split("\n"):
+        print(printable(line, sys.maxsize), file=file, flush=True)
+
+
+def _say_line(text: object) -> None:
+    """One line to the person at the terminal, apart from what the command prints."""
+    _say(re.sub(r"\s*\n\s*", " ", str(text).strip()), sys.stderr)
+
+
+def _note(message: Warning | str, *_, **__) -> None:
+    _say_line(f"note: {message}")
+
+
+def _check_finite(value: float | None) -> float | None:
+    """A number option that is NaN or infinite passes its bounds: refused here, by name of what it is."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def _check_seed(value: int) -> int:
+    if not 0 <= value < 2**63:
+        raise UserError(f"--seed {value}: a seed is a whole number from 0 to 2**63 - 1")
+    return value
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"mocapfree_nb {mocapfree_nb.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 Corpus = Annotated[str, typer.Option(help="'procedural', or a folder: HumanML3D, KIT-ML, BVH or AMASS.")]
 MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.", callback=_check_seed)]
 DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
 Solver = Annotated[str, typer.Option(help="How noise is walked down: ddim, ddpm, sde-dpmsolver++, sde-dpmsolver++2m ...")]
-Eta = Annotated[float | None, typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1)]
-FramesPerSecond = Annotated[float | None, typer.Option(help="Frames a second (default: the skeleton's).", min=0.1, max=999)]
-Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
+Eta = Annotated[
+    float | None,
+    typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1, callback=_check_finite),
+]
+FramesPerSecond = Annotated[
+    float | None, typer.Option(help="Frames a second (default: the skeleton's).", min=0.1, max=999, callback=_check_finite)
+]
+Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.", callback=_check_finite)]
 
 
 class Network(StrEnum):
@@ -56,15 +109,35 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"no device {name!r} here: {str(error).splitlines()[0]}; use --device auto") from error
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:  # what torch says of it runs to a page
+        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        raise UserError(f"no device {name[:40]!r} here; there is {', '.join(there)}; or use --device auto") from error
     return name
 
 
 def _refuse_finished(folder: Path) -> None:
     if (folder / "report.json").exists():
         raise UserError(f"{folder} is finished: see {folder / 'report.html'}; choose another --name for a new run")
+
+
+class _Stopped(Exception):
+    """Ctrl-C, with what can be said of going on."""
+
+
+@contextmanager
+def _going_on(folder: Path, checkpoint: str, how: str) -> Iterator[None]:
+    """Ctrl-C says how work goes on, or, before there is a checkpoint, that nothing was kept; then a new folder goes."""
+    fresh = not folder.exists()
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if (folder / checkpoint).exists():
+            raise _Stopped(f"stopped; {folder} goes on with {how}") from stop
+        if fresh and folder.is_dir():  # nothing but settings
+            shutil.rmtree(folder, ignore_errors=True)
+        raise _Stopped("stopped before there was anything to keep; the same command starts again") from stop
 
 
 def _run_folder(name: str, resume: bool) -> Path:
@@ -102,8 +175,8 @@ def _checks(pairs: list[str]) -> dict:
 def _announce(report, folder: Path) -> None:
     from mocapfree_nb.experiment import summary
 
-    print(summary(report.values))
-    print(f"report: {folder / 'report.html'}")
+    _say(summary(report.values))
+    _say(f"report: {folder / 'report.html'}")
 
 
 @app.command()
@@ -122,8 +195,10 @@ def demo(
     usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
     folder = Path("runs") / name if name else next_run("runs", usual)
     _refuse_finished(folder)
-    print(f"adapting to an unseen action from text alone; the run is kept in {folder}")
-    _announce(adapt(**recipe, folder=folder), folder)
+    _say(f"adapting to an unseen action from text alone; the run is kept in {folder}")
+    with _going_on(folder, "checkpoints/last.pt", "the same command"):
+        report = adapt(**recipe, folder=folder)
+    _announce(report, folder)
 
 
 @app.command()
@@ -139,7 +214,9 @@ def adapt(
     source: Annotated[
         str | None, typer.Option(help="Cross-dataset: the corpus the model was trained on; --corpus is the new one.")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Denoiser to adapt (default: the shipped one).")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Denoiser to adapt (default: the one of generate; of --leave-out: one that lacks it).")
+    ] = None,
     full_model: Annotated[Path | None, typer.Option(help="A denoiser that saw the target, to compare with.")] = None,
     retrieval: Annotated[Path | None, typer.Option(help="Retrieval network (the reward).")] = None,
     evaluator: Annotated[Path | None, typer.Option(help="Evaluator network (never the reward).")] = None,
@@ -184,23 +261,24 @@ def adapt(
         raise UserError(f"the shipped networks know only the built-in corpus: give {missing} (see mocapfree pretrain)")
     if shipped and leave_out == experiment.LEFT_OUT and full_model is None:
         full_model = experiment.WEIGHTS / "denoiser"
-    report = experiment.adapt(
-        target=leave_out,
-        corpus=load_corpus(corpus, max_frames=max_frames),
-        source=load_corpus(source, max_frames=max_frames) if source else None,
-        prompts=prompts or None,
-        leave_out_words=leave_out_words or (),
-        full_model=full_model,
-        checks=_checks(check or []),
-        config=replace(config, rollouts=steps) if steps else config,
-        steps=denoising_steps,
-        guidance_scale=guidance,
-        solver=solver,
-        eta=eta,
-        folder=folder,
-        device=_device(device),
-        **{key: value for key, value in given.items() if value is not None},
-    )
+    with _going_on(folder, "checkpoints/last.pt", "--resume"):
+        report = experiment.adapt(
+            target=leave_out,
+            corpus=load_corpus(corpus, max_frames=max_frames),
+            source=load_corpus(source, max_frames=max_frames) if source else None,
+            prompts=prompts or None,
+            leave_out_words=leave_out_words or (),
+            full_model=full_model,
+            checks=_checks(check or []),
+            config=replace(config, rollouts=steps) if steps else config,
+            steps=denoising_steps,
+            guidance_scale=guidance,
+            solver=solver,
+            eta=eta,
+            folder=folder,
+            device=_device(device),
+            **{key: value for key, value in given.items() if value is not None},
+        )
     _announce(report, folder)
 
 
@@ -241,8 +319,9 @@ def pretrain(
     from mocapfree_nb.corpus import load_corpus
 
     clips, checks = load_corpus(corpus, max_frames=max_frames), _checks(check or [])
-    experiment.train(network.value, out, clips, leave_out, leave_out_words or (), steps, seed, _device(device), checks)
-    print(f"saved {out}")
+    with _going_on(out, "checkpoint.pt", "the same command"):
+        experiment.train(network.value, out, clips, leave_out, leave_out_words or (), steps, seed, _device(device), checks)
+    _say(f"saved {out}")
 
 
 @app.command()
@@ -263,7 +342,8 @@ def evaluate(
         int | None, typer.Option(help="Denoising steps of a motion (default: 10; of --protocol: the authors').", min=2, max=1000)
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').")
+        float | None,
+        typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').", callback=_check_finite),
     ] = None,
     solver: Annotated[
         str | None, typer.Option(help="How noise is walked down, as in generate (default: ddim; of --protocol: the authors').")
@@ -304,14 +384,14 @@ def evaluate(
         if missing := [name for name, value in needed.items() if value is None]:
             raise UserError(f"--protocol {protocol} needs {' and '.join(missing)}")
         if protocol is ProtocolName.retrieval:
-            print(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, _device(device)))
+            _say(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, _device(device)))
         else:
             sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
             sampling["solver"] = solver or (None if eta is None else "ddim")  # the only solver that takes an eta
             sampling = {key: value for key, value in sampling.items() if value is not None}
             size = {"replications": replications, "limit": samples, "captions": 100 if multimodality else 0, "seed": seed}
             where = (data, evaluator, model, glove, text_encoder, sampling)
-            print(published.run(protocol, *where, out=out, device=_device(device), **size))
+            _say(published.run(protocol, *where, out=out, device=_device(device), **size))
         return
     rows = experiment.evaluate(
         model or experiment.WEIGHTS / "denoiser",
@@ -328,7 +408,7 @@ def evaluate(
         solver or "ddim",
         eta,
     )
-    print(json.dumps(rows, indent=1))
+    _say(json.dumps(rows, indent=1))
     if out:
         write_json(out, rows)
 
@@ -339,7 +419,7 @@ def generate(
     out: Annotated[Path, typer.Option(help="File to write: .npy (joints) or .html (player).")] = Path("motion.html"),
     prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line, instead.")] = None,
     model: Annotated[Path | None, typer.Option(help="Denoiser (default: shipped, full data).")] = None,
-    seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30)] = 2.4,
+    seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30, callback=_check_finite)] = 2.4,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
     solver: Solver = "ddim",
@@ -354,8 +434,10 @@ def generate(
     if not prompts:
         raise UserError('say what to generate: mocapfree generate "a person waves with the left hand"')
     model = model or experiment.WEIGHTS / "denoiser"
+    if len(texts or ()) > 2 and all(len(text.split()) == 1 for text in texts):
+        _note(f"{len(texts)} motions, one of each word; for one motion of all put quotes around it: \"{' '.join(texts)}\"")
     path = experiment.generate(prompts, out, model, seconds, denoising_steps, guidance, seed, _device(device), solver, eta)
-    print(f"saved {path}")
+    _say(f"saved {path}")
 
 
 @app.command()
@@ -368,22 +450,20 @@ def compare(
     mocapfree compare runs/demo runs/demo-unet runs/demo-latent
     """
     from mocapfree_nb.bench import measure_round
-    from mocapfree_nb.files import read_json, write_atomically
+    from mocapfree_nb.files import write_atomically
     from mocapfree_nb.output.report import comparison_html, comparison_rows, comparison_text
+    from mocapfree_nb.output.report import read_report
 
     paths = {str(run): run if run.suffix == ".json" else run / "report.json" for run in runs}
-    reports = {name: read_json(path) for name, path in paths.items()}
-    unfit = [name for name, report in reports.items() if not {"target", "original", "config"} <= set(report)]
-    if unfit:
-        raise UserError(f"{unfit[0]} is not the report of an adaptation")
+    reports = {name: read_report(path) for name, path in paths.items()}
     models = {name: str(report["config"].get("model", "")) for name, report in reports.items()}
-    costs = {name: measure_round(model) for name, model in models.items() if Path(model).is_dir()}
+    costs = {name: measure_round(model) for name, model in models.items() if os.path.isdir(model)}
     rows = comparison_rows(reports, costs)
-    print(comparison_text(rows))
+    _say(comparison_text(rows))
     if out:
         with write_atomically(out) as temporary:
             temporary.write_text(comparison_html(rows), encoding="utf-8")
-        print(f"saved {out}")
+        _say(f"saved {out}")
 
 
 @app.command()
@@ -404,10 +484,10 @@ def checkpoint(
 
     settings = {key: value for key, value in (("heads", heads), ("num_timesteps", timesteps)) if value}
     if out:
-        print(convert(path, out, statistics, **settings))
-        print(f"saved {out}")
+        _say(convert(path, out, statistics, **settings))
+        _say(f"saved {out}")
     else:
-        print(read_checkpoint(path, statistics, **settings).report())
+        _say(read_checkpoint(path, statistics, **settings).report())
 
 
 @app.command()
@@ -450,7 +530,7 @@ def recipe(
     from mocapfree_nb import recipes
 
     if name is None:
-        print("\n".join(f"{key:18}{value.about}" for key, value in recipes.RECIPES.items()))
+        _say("\n".join(f"{key:18}{value.about}" for key, value in recipes.RECIPES.items()))
         return
     networks = {"model": model, "retrieval": retrieval, "evaluator": evaluator}
     if missing := [f"--{key}" for key, value in networks.items() if value is None]:
@@ -462,12 +542,14 @@ def recipe(
     usual = f"{name}-{space}-{settings}"
     if dry_run:
         found = recipes.dry_run(plan, Path("runs") / (run or usual))
-        print(found)
+        _say(found)
         if not found.ok:
             raise UserError("this run would fail: see the lines marked 'problem'")
         return
     folder = _run_folder(run or usual, resume)
-    _announce(recipes.run(plan, folder), folder)
+    with _going_on(folder, "checkpoints/last.pt", "--resume"):
+        report = recipes.run(plan, folder)
+    _announce(report, folder)
 
 
 @app.command()
@@ -480,11 +562,11 @@ def data(folder: Annotated[Path, typer.Argument(help="A folder of motion with ca
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         corpus = load_corpus(folder)
-    print(corpus)
-    print(f"{corpus.skeleton.num_joints} joints, {corpus.skeleton.num_features} features, {corpus.fps:g} frames a second")
-    print(f"{len(corpus.captions)} different captions; {len(corpus.actions)} labels")
+    _say(corpus)
+    _say(f"{corpus.skeleton.num_joints} joints, {corpus.skeleton.num_features} features, {corpus.fps:g} frames a second")
+    _say(f"{len(corpus.captions)} different captions; {len(corpus.actions)} labels")
     for warning in caught:
-        print(f"note: {warning.message}")
+        _say(f"note: {warning.message}")
 
 
 @app.command()
@@ -519,13 +601,15 @@ def view(
     from mocapfree_nb.output.export import load_takes, takes_html
     from mocapfree_nb.files import write_atomically
 
+    if out is not None and out.suffix.lower() != ".html":
+        raise UserError(f"{out}: view writes a page, so choose a name that ends in .html (mocapfree export writes other files)")
     takes, most = load_takes(source), 24
     out = out or (source / "motions.html" if source.is_dir() else source.with_suffix(".html"))
     with _naming(source), write_atomically(out) as temporary:
         temporary.write_text(takes_html(takes[:most], source.stem, fps), encoding="utf-8")
     if len(takes) > most:
-        print(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
-    print(f"open {out.resolve()}")
+        _say(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
+    _say(f"open {out.resolve()}")
 
 
 @app.command()
@@ -560,18 +644,19 @@ def export(
             said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
         else:
             said = export_motion(take.panels, out, take.skeleton, fps, take.title)
-    print(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))
+    _say(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit status 1, Ctrl-C is 130."""
+    """Entry point: a user's mistake is one line and exit status 1, Ctrl-C is 130; warnings are notes of one line."""
+    warnings.showwarning = _note
     try:
         app()
     except UserError as error:
-        print(f"mocapfree: {error}", file=sys.stderr)
+        _say_line(f"mocapfree: {error}")
         sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as stop:
+    except (KeyboardInterrupt, SystemExit, _Stopped) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # typer makes this of Ctrl-C, without a word
             raise
-        print("mocapfree: stopped; an adaptation goes on with --resume (the demo by itself)", file=sys.stderr)
+        _say_line(f"mocapfree: {stop if isinstance(stop, _Stopped) else 'stopped'}")
         sys.exit(130)

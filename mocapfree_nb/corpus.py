@@ -190,7 +190,7 @@ class Corpus(_ClipList):
 # %% ../nbs/2_data/04_corpus.ipynb #bdfa02a2
 def _draw(seed: int, text: str) -> float:
     """A number in [0, 1) that depends on nothing but its arguments."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def _reserve(captions: Sequence[Sequence[str]], members: list[int], seed: int, pool: dict[str, str]) -> None:

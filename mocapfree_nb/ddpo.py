@@ -797,7 +797,7 @@ def load_checkpoint(trainer: DDPOState) -> None:
     if problem := checkpoint_misfit(state):
         raise UserError(f"cannot resume: {path} is damaged ({problem}); move it away to start anew")
     old, new = state["settings"], trainer.settings
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    changed = [str(key) for key in {**old, **new} if repr(old.get(key)) != repr(new.get(key))]  # a tensor has no truth
     if not same_reward(state["reward"], trainer.probe):
         again = reward_probe(trainer.policy, trainer.reward, trainer.prompts, trainer.lengths)
         if same_reward(trainer.probe, again):  # else it is random, and agrees with nothing, not even itself

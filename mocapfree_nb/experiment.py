@@ -4,16 +4,21 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
-           'check_motion', 'Judges', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination', 'Report',
-           'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
-           'content_settings', 'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_recipe', 'train',
-           'evaluate', 'generate']
+           'check_motion', 'Judges', 'make_motion', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination',
+           'Report', 'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
+           'check_fit', 'known_words', 'words_note', 'clear_leftovers', 'content_settings', 'report_values', 'adapt',
+           'summary', 'next_run', 'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/6_judging/21_experiment.ipynb #7c3f9db5
 import json
+import math
+import os
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +32,18 @@ from .corpus import Clip, Corpus, load_corpus
 from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
 from .denoiser import Denoiser, MotionDenoiser
 from .features import features_to_joints
-from .files import WEIGHTS, UserError, read_json, write_atomically, write_json
+from .files import WEIGHTS, UserError, printable, read_json, remove_leftovers, write_atomically, write_json
 from .published.encoders import TMR, GuoEvaluator
 from .models.latent import LatentDenoiser, pretrain_latent
 from .models.mdm import MDM
 from .evaluator import EvaluatorModel, train_evaluator
 from .policy import DiffusionPolicy
 from .pretrain import PretrainConfig, borrowed_generators, content_hash, corpus_hash, network_hash, pretrain
+from .procedural import ACTIONS, COMPOSED, captions_for
 from .published.protocol import find_words
 from .retrieval import RetrievalModel, train_retrieval
 from .rewards import RetrievalReward, mirror_consistent
-from .skeleton import HUMANML3D, KIT_ML
+from .skeleton import HUMANML3D, Skeleton, skeleton_of
 from .text import default_text_encoder
 from .models.unet import MotionUNet
 from .verify import CHECKS, verify
@@ -67,7 +73,8 @@ def ask(clips: Sequence[Clip] | Corpus, count: int, seed: int = 0, avoid: Sequen
     if not pairs:
         raise UserError("no held-out captions to ask: the corpus is too small, or all its captions were practised")
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    chosen = [list(pairs.items())[i] for i in order]
+    captions = list(pairs)
+    chosen = [(captions[i], pairs[captions[i]]) for i in order]
     return Questions(
         prompts=[caption for caption, _ in chosen],
         lengths=torch.tensor([len(clip) for _, clip in chosen]),
@@ -82,17 +89,24 @@ def check_motion(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks:
     """Verify each motion by its own label; (batch,) float: 1 passed, 0 failed, nan where no check is known.
 
     `joints` is (batch, frames, joints, 3). `checks` translates labels that `verify` does not know into ones it does,
-    or into a checker of your own (`verify` in lesson 03 says what that looks like).
+    or into a checker of your own (`verify` in lesson 03 says what that looks like). `verify` knows the joints of
+    HumanML3D; those of another skeleton only a checker of your own can judge.
     """
     checks = checks or {}
     result = torch.full((len(labels),), torch.nan)
     for label in set(labels):
         check = checks.get(label, label)
-        known = callable(check) or label in checks or all(part in CHECKS for part in check.split("+"))
-        if known:
-            rows = torch.tensor([other == label for other in labels])
+        rows = torch.tensor([other == label for other in labels])
+        if callable(check):
+            clips = zip(joints[rows], lengths[rows].tolist(), strict=True)
+            result[rows] = torch.tensor([float(bool(check(clip[:length].cpu().numpy()))) for clip, length in clips])
+        elif joints.shape[2] == HUMANML3D.num_joints and (label in checks or _has_check(check)):
             result[rows] = verify(joints[rows], check, lengths[rows]).float()
     return result
+
+
+def _has_check(label: str) -> bool:
+    return all(part in CHECKS for part in label.split("+"))
 
 # %% ../nbs/6_judging/21_experiment.ipynb #ee1c1acf
 def _pad(clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
@@ -119,6 +133,24 @@ class Judges:
         return torch.cat(rows)
 
 # %% ../nbs/6_judging/21_experiment.ipynb #c6f84749
+def make_motion(policy: DiffusionPolicy, prompts: Sequence[str], lengths: Tensor, seed: int) -> Tensor:
+    """What `policy` generates, (batch, frames, features) in physical units.
+
+    Raises `UserError` for motion that is not finite: it must not be scored, and not be saved.
+    """
+    motion = policy.generate(prompts, lengths, seed=seed)
+    if not bool(motion.isfinite().all()):
+        raise UserError(
+            f"the model made motion that is not finite (guidance scale {policy.guidance_scale:g}): choose a smaller "
+            "guidance scale, 1 to 8 say, or another model"
+        )
+    return motion
+
+
+def _metre(skeleton: Skeleton) -> float:
+    return 1000.0 if skeleton.unit == "mm" else 1.0
+
+
 def examine(
     policy: DiffusionPolicy,
     questions: Questions,
@@ -133,15 +165,15 @@ def examine(
     `reference` holds evaluator embeddings of real motion (for FID); `distractors` those of real motion of other
     actions, among which R-precision must find the generated one (without: among the other questions).
     """
-    device = policy.denoiser.feature_mean.device
+    device, skeleton = policy.denoiser.feature_mean.device, skeleton_of(policy.denoiser.num_features)
     prompts, lengths = questions.prompts * repeats, questions.lengths.repeat(repeats).to(device)
-    motion = policy.generate(prompts, lengths, seed=seed)
+    motion = make_motion(policy, prompts, lengths, seed)
     with torch.inference_mode():
         read = judges.read or default_text_encoder()
         text = judges.evaluator.encode_text(read(questions.prompts).to(device)).repeat(repeats, 1)
         embedding = judges.evaluator.encode_motion(motion, lengths)
         score = judges.reward(motion, lengths, prompts)
-        joints = features_to_joints(motion)
+        joints = features_to_joints(motion, skeleton)
     generator = torch.Generator().manual_seed(seed)
     verified = check_motion(joints.cpu(), lengths.cpu(), questions.labels * repeats, judges.checks)
     rows = min(32, len(embedding), len(distractors) + 1 if distractors is not None else 32)  # of a batch of R-precision
@@ -158,7 +190,7 @@ def examine(
         "multimodality": float((groups[one] - groups[other]).norm(dim=-1).mean()),
         "retrieval_score": float(score.mean()),
         "verified": None if verified.isnan().all() else float(verified.nanmean()),
-        "foot_skate": float(metrics.foot_skate(joints, lengths).mean()),
+        "foot_skate": float(metrics.foot_skate(joints, lengths, skeleton, metre=_metre(skeleton)).mean()),
         "n": len(prompts),
     }, joints
 
@@ -256,8 +288,9 @@ class GeometryJudge:
         self.others_before = self._look(policy)[1]
 
     def _look(self, policy: DiffusionPolicy) -> tuple[float, float]:
-        motion = policy.generate(self.prompts, self.lengths, seed=self.seed)
-        passed = check_motion(features_to_joints(motion).cpu(), self.lengths, self.labels, self.checks)
+        motion = make_motion(policy, self.prompts, self.lengths, self.seed)
+        joints = features_to_joints(motion, skeleton_of(motion.shape[-1])).cpu()
+        passed = check_motion(joints, self.lengths, self.labels, self.checks)
         return float(passed[: self.count].nanmean()), float(passed[self.count :].nan_to_num(0).mean())
 
     def __call__(self, policy: DiffusionPolicy) -> dict[str, float]:
@@ -366,15 +399,16 @@ def motion_player(report: Report, part: str = "target", index: int = 0) -> Motio
     if not 0 <= index < len(motions):
         kept = f"it has {len(motions)}" if motions else "a report read from report.json has numbers only"
         raise UserError(f"no motion {index} for {part!r} in this report: {kept}")
-    names = {"before": "before", "after": "after", "full_data": "saw the action"}
+    from mocapfree_nb.output.report import column_names, skeleton_in
+
     shown, captions = {}, {}
-    for key, name in names.items():
+    for key, name in column_names(report.values).items():
         if key in motions[index]:
             row = report.values[part].get(key) or {}
             said = [f"{100 * row['verified']:.0f}% pass the check"] if row.get("verified") is not None else []
             said += [f"R-precision@1 {row['r_precision'][0]:.2f}"] if row.get("r_precision") else []
             shown[name], captions[name] = motions[index][key], ", ".join(said)
-    return MotionPlayer(shown, captions=captions, title=motions[index]["prompt"])
+    return MotionPlayer(shown, skeleton_in(shown), captions=captions, title=motions[index]["prompt"])
 
 # %% ../nbs/6_judging/21_experiment.ipynb #6db656ff
 def load_judges(
@@ -416,12 +450,76 @@ def load_policy(
 
     `text_encoder` is the folder of the one that a published model reads, if it is not in transformers' own store.
     """
+    if not math.isfinite(guidance_scale):
+        raise UserError(f"the guidance scale is a number, 1 for none and about 2.5 as a rule, not {guidance_scale}")
     denoiser = model if isinstance(model, Denoiser) else load_denoiser(model)
     encoder = text_encoder_for(denoiser, text_encoder)
     try:
         return DiffusionPolicy(denoiser.to(device), encoder, steps, eta, guidance_scale, solver=solver)
     except ValueError as error:
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
+
+# %% ../nbs/6_judging/21_experiment.ipynb #91d7a3e2
+def check_fit(policy: DiffusionPolicy, judges: Judges, corpus: Corpus | None = None) -> None:
+    """Raise `UserError` unless model, judges and corpus speak of the same skeleton."""
+    made = policy.denoiser.num_features
+    widths = {"retrieval network": judges.reward.model.num_features, "evaluator": judges.evaluator.num_features}
+    widths |= {"corpus": corpus.skeleton.num_features} if corpus is not None else {}
+    for name, width in widths.items():
+        if width != made:
+            raise UserError(
+                f"the model makes motion of {made} features a frame ({skeleton_of(made).name}), the {name} has {width}: "
+                "model, judges and corpus must be of one skeleton"
+            )
+
+
+@cache
+def known_words() -> frozenset[str]:
+    """Every word of the built-in captions, in lower case."""
+    labels = (*ACTIONS, *map("+".join, COMPOSED))
+    return frozenset(_words(" ".join(caption for label in labels for caption in captions_for(label, 200))))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s.,;:!?'\"()-]", text.lower())  # a sign that is no punctuation is a word as well
+
+
+def words_note(prompts: Sequence[str]) -> str | None:
+    """A line about the first prompt with words that no built-in caption has; None where every word is known.
+
+    It names the built-in caption whose sentence vector is nearest to the prompt's.
+    """
+    strange = {prompt: [w for w in dict.fromkeys(_words(prompt)) if w not in known_words()] for prompt in prompts}
+    strange = {prompt: words for prompt, words in strange.items() if words}
+    if not strange:
+        return None
+    prompt, words = next(iter(strange.items()))
+    known = [caption for label in ACTIONS for caption in captions_for(label, 3)]
+    vectors = torch.nn.functional.normalize(default_text_encoder()([prompt, *known]).pooled, dim=-1)
+    nearest = known[int((vectors[1:] @ vectors[0]).argmax())]
+    named = ", ".join(map(repr, words[:5])) + (" ..." if len(words) > 5 else "")
+    others = f" ({len(strange) - 1} more prompts have such words)" if len(strange) > 1 else ""
+    return f"the model was trained without {named}{others}; the nearest sentence that it knows is {nearest!r}"
+
+# %% ../nbs/6_judging/21_experiment.ipynb #c35e60f8
+def _note_words(prompts: Sequence[str], model: str | Path) -> None:
+    """Warn of words that a shipped model never read; what others were trained on is not written down."""
+    if isinstance(model, (str, Path)) and Path(model).absolute().parent == WEIGHTS and (note := words_note(prompts)):
+        warnings.warn(note, stacklevel=3)
+
+
+def _note_lengths(policy: DiffusionPolicy, lengths: Tensor) -> None:
+    """Warn of lengths that the model never saw in training."""
+    known = getattr(policy.denoiser, "length_note", None)
+    note = known and known(lengths, skeleton_of(policy.denoiser.num_features).fps)
+    if note:
+        warnings.warn(note, stacklevel=3)
+
+# %% ../nbs/6_judging/21_experiment.ipynb #50f3b2aa
+def clear_leftovers(folder: str | Path) -> None:
+    """Delete what was being written in the folder of a run or a model when its program was killed."""
+    for part in ("", "checkpoints", "model"):
+        remove_leftovers(Path(folder) / part)
 
 # %% ../nbs/6_judging/21_experiment.ipynb #27f5c0a9
 def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dict:
@@ -449,6 +547,20 @@ def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dic
     }
 
 # %% ../nbs/6_judging/21_experiment.ipynb #682cf8f8
+def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
+    """The model to adapt and the one to compare with, where the caller of `adapt` names none."""
+    if model is None:
+        if leave_out_words or source is not None or target not in (None, LEFT_OUT):
+            raise UserError(
+                f"the shipped model lacks {LEFT_OUT} only: train one without the target (mocapfree pretrain) and give it "
+                "as the model"
+            )
+        model = WEIGHTS / ("denoiser-leave-one-out" if target else "denoiser")
+    if target != LEFT_OUT and full_model == WEIGHTS / "denoiser":
+        full_model = None  # nobody knows whether it saw this target
+    return model, full_model
+
+
 def _keep_settings(path: Path, settings: Mapping) -> None:
     """Write a run's settings; raise `UserError` where a run with others was begun.
 
@@ -481,19 +593,29 @@ def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log:
         "target": {"name": settings["target"] or "prompts"} | {key: look["target"] for key, look in looks.items()},
         "original": {key: look["original"] for key, look in looks.items()},
         "config": dict(settings),
+        "held_out": not set(task.practice) & set(task.target.prompts),
         "prompts": {"practised": task.practice[:20], "asked": task.target.prompts},
         "curves": log,
     }
-    return values | {"gap_closed": gap_closed(values)}
+    return _without_nan(values | {"gap_closed": gap_closed(values)})
+
+
+def _without_nan(value: object) -> object:
+    """None for a number that could not be measured: JSON has no other word for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 # %% ../nbs/6_judging/21_experiment.ipynb #62306b45
 def adapt(
-    target: str | None = LEFT_OUT,
+    target: str | None = None,
     corpus: Corpus | None = None,
     source: Corpus | None = None,
     prompts: Sequence[str] | None = None,
     leave_out_words: Sequence[str] = (),
-    model: str | Path = WEIGHTS / "denoiser-leave-one-out",
+    model: str | Path | None = None,
     full_model: str | Path | None = WEIGHTS / "denoiser",
     retrieval: str | Path = WEIGHTS / "retrieval",
     evaluator: str | Path = WEIGHTS / "evaluator",
@@ -514,18 +636,28 @@ def adapt(
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
-    `make_task`). The reward is the retrieval score or, with `margin`, the score above that of the anchor
-    captions; with `both_sides` the lower of that and the mirror image's (lesson 12).
+    `make_task`); without any of them the target is the action that the shipped model lacks. The default `model` of
+    that task lacks it, that of free prompts is the one that `generate` uses; `full_model` is a model that saw the
+    target (the shipped one is left out where the target is another). The reward is the retrieval score or, with
+    `margin`, the score above that of the anchor captions; with `both_sides` the lower of that and the mirror image's (lesson 12).
     `solver` and `eta` choose how the policy walks (lesson 08). `folder` keeps the run; one that is already there with
     the same settings goes on where it stopped.
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or DDPOConfig()
-    task = make_task(corpus or load_corpus(), target, source, prompts, leave_out_words, questions)
+    if folder:
+        clear_leftovers(folder)
+    target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
+    model, full_model = _choose_models(target, leave_out_words, source, model, full_model)
+    corpus = corpus or load_corpus()
+    task = make_task(corpus, target, source, prompts, leave_out_words, questions)
     judges = load_judges(retrieval, evaluator, checks, device)
     walk = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **walk)
     check_trainable(policy)
+    check_fit(policy, judges, corpus)
+    _note_words(prompts or (), model)
+    _note_lengths(policy, torch.cat([task.anchors.lengths, task.target.lengths, task.original.lengths]))
     examination = Examination(task, judges)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
@@ -550,24 +682,33 @@ def adapt(
 # %% ../nbs/6_judging/21_experiment.ipynb #3d79e300
 def summary(values: Mapping) -> str:
     """The outcome in a few lines of plain text, for the command line."""
+    from mocapfree_nb.output.report import column_names, held_out
+
+    names = column_names(values)
     target, original = values["target"], values["original"]
+
+    def shown(value: float | None, form: str) -> str:  # None: it could not be measured
+        return "-" if value is None else format(value, form)
 
     def line(name: str, row: Mapping, *keys: str) -> str:
         cells = []
         for key in keys:
-            verified = "-" if row[key]["verified"] is None else f"{row[key]['verified']:.1%}"
-            found = row[key]["r_precision"][0]
-            cells.append(f"{key.replace('_', ' '):>9}: verified {verified:>6}  R-precision@1 {found:.3f}")
+            verified, found = shown(row[key].get("verified"), ".1%"), shown(row[key]["r_precision"][0], ".3f")
+            title = "full data" if names[key] == "saw the action" else names[key]
+            cells.append(f"{title:>11}: verified {verified:>6}  R-precision@1 {found}")
         return f"{name}\n  " + "\n  ".join(cells)
 
-    order = [key for key in ("before", "after", "full_data") if key in target]
-    lines = [line(f"target: {target['name']} (held-out prompts, n = {target['after']['n']})", target, *order)]
-    order = [key for key in order if key in original]
-    lines.append(line(f"everything else (n = {original['after']['n']})", original, *order))
+    order = [key for key in ("before", "after", "full_data") if target.get(key)]
+    asked = "held-out prompts" if held_out(values) else "the prompts that were practised"
+    lines = [line(f"target: {printable(target.get('name'))} ({asked}, n = {target['after'].get('n')})", target, *order)]
+    order = [key for key in order if original.get(key)]
+    lines.append(line(f"everything else (n = {original['after'].get('n')})", original, *order))
     if values.get("gap_closed") is not None:
-        lines.append(f"R-precision@1 gap to the model that saw the action: {values['gap_closed']:.0%} closed")
+        other = "other model" if names["full_data"] == "other model" else "model that saw the action"
+        lines.append(f"R-precision@1 gap to the {other}: {values['gap_closed']:.0%} closed")
     reward = values["reward"]
-    lines.append(f"reward {reward['before']:.3f} -> {reward['after']:.3f}; {values['wall_clock_s']:.0f} s")
+    rise = " -> ".join(shown(reward.get(key), ".3f") for key in ("before", "after"))
+    lines.append(f"reward {rise}; {shown(values.get('wall_clock_s'), '.0f')} s")
     return "\n".join(lines)
 
 
@@ -595,6 +736,17 @@ ABLATIONS: dict[str, dict] = {
 }
 
 
+def _read_rows(out: str | Path) -> list[dict]:
+    """The rows that an ablation wrote so far; `UserError` for a file that holds something else."""
+    rows = read_json(out).get("runs") if os.path.exists(out) else []
+    if not isinstance(rows, list):
+        raise UserError(f"{out} holds no rows of an ablation; choose another file")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("variant"), str) or type(row.get("seed")) is not int:
+            raise UserError(f"{out}: row {number} names no variant and seed; mend it, or choose another file")
+    return rows
+
+
 def ablate(
     out: str | Path,
     names: Sequence[str] = tuple(ABLATIONS),
@@ -610,9 +762,7 @@ def ablate(
     if unknown:
         raise UserError(f"unknown variant {unknown[0]!r}; the variants are {', '.join(ABLATIONS)}")
     corpus = corpus or load_corpus()
-    rows = read_json(out).get("runs") if Path(out).exists() else []
-    if not isinstance(rows, list):
-        raise UserError(f"{out} holds no rows of an ablation; choose another file")
+    rows = _read_rows(out)
     for seed in seeds:
         for name in names:
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
@@ -672,7 +822,7 @@ def _shows(action: str, checks: Checks | None) -> Callable[[Tensor, Tensor], Ten
     """A question to raw motion (batch, frames, features) and lengths: does it show `action`, as far as a check can tell?"""
 
     def shows(motion: Tensor, lengths: Tensor) -> Tensor:
-        joints = features_to_joints(motion).cpu()
+        joints = features_to_joints(motion, skeleton_of(motion.shape[-1])).cpu()
         return (check_motion(joints, lengths.cpu(), [action] * len(motion), checks) == 1).to(motion.device)
 
     return shows
@@ -695,6 +845,7 @@ def train(
     each part, where a model has two. `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is
     kept from composing what is left out.
     """
+    clear_leftovers(out)
     corpus = corpus or load_corpus()
     if leave_out:
         corpus = corpus.leave_out(leave_out)
@@ -742,9 +893,11 @@ def evaluate(
     judges = load_judges(retrieval, evaluator, checks, device)
     test = corpus.split("test")
     clips = list(test.only(target)) if target else list(test)
-    distractors = judges.embed(list(test.leave_out(target))) if target else None
     policy = load_policy(model, steps, guidance_scale, device, solver, eta)
+    check_fit(policy, judges, corpus)
+    distractors = judges.embed(list(test.leave_out(target))) if target else None
     asked = ask(clips, questions, seed)
+    _note_lengths(policy, asked.lengths)
     return examine(policy, asked, judges, judges.embed(clips), distractors, seed=seed)[0]
 
 # %% ../nbs/6_judging/21_experiment.ipynb #f2bd9937
@@ -770,13 +923,17 @@ def generate(
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("an empty prompt says nothing to generate")
     policy = load_policy(model, steps, guidance_scale, device, solver, eta)
-    skeleton = KIT_ML if policy.denoiser.num_features == KIT_ML.num_features else HUMANML3D
+    skeleton = skeleton_of(policy.denoiser.num_features)
     lengths = torch.full((len(prompts),), max(2, round(seconds * skeleton.fps)))
+    _note_words(prompts, model)
+    _note_lengths(policy, lengths)
     try:
-        motion = policy.generate(prompts, lengths, seed=seed)
+        motion = make_motion(policy, prompts, lengths, seed)
     except ValueError as error:  # longer than the model can count, say
         raise UserError(f"{model}: {error}") from error
     joints = features_to_joints(motion, skeleton).cpu().numpy()
+    if not np.isfinite(joints).all():  # finite features too large to be added up
+        raise UserError(f"{model}: the motion runs out of all bounds; choose a smaller guidance scale, 1 to 8 say")
     with write_atomically(out) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as file:

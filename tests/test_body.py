@@ -244,7 +244,7 @@ MISTAKES = {
     "an array lacks": (["--body", "lacking.npz", "--out", "a.obj"], "posedirs"),
     "shapes differ": (["--body", "odd.npz", "--out", "a.obj"], "weights has shape"),
     "another tree": (["--body", "other.npz", "--out", "a.obj"], "first 22 joints"),
-    "objects inside": (["--body", "objects.npz", "--out", "a.obj"], "plain arrays"),
+    "objects inside": (["--body", "objects.npz", "--out", "a.obj"], "not a plain .npy array"),
     "cut off": (["--body", "broken.npz", "--out", "a.obj"], "cannot read broken.npz"),
     "no model file": (["--body", "file", "--out", "a.obj"], "expected the .npz"),
     "no such frame": (["--frame", "99", "--out", "a.obj"], "the motion has 9"),

@@ -3,15 +3,25 @@
 import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mocapfree_nb.bvh import load_bvh
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.data import folders
-from mocapfree_nb.data.capture import find_body_model, find_joints, read_amass, read_bvh
+from mocapfree_nb.data.capture import (
+    RigsOfFolder,
+    _arrays,
+    _rate_and_gender,
+    find_body_model,
+    find_joints,
+    read_amass,
+    read_bvh,
+)
 from mocapfree_nb.data.checks import toes_forward
 from mocapfree_nb.features import joints_to_features, retarget
 from mocapfree_nb.files import UserError
@@ -38,7 +48,7 @@ for _side, _x in (("Left", 1), ("Right", -1)):
     }
 PAIRS = {"left_knee": ("LeftUpLeg", "LeftLeg"), "right_ankle": ("RightLeg", "RightFoot"), "left_foot": ("LeftFoot", "LeftToe")}
 PAIRS |= {"left_elbow": ("LeftArm", "LeftForeArm"), "right_wrist": ("RightForeArm", "RightHand"), "head": ("Neck", "Head")}
-PAIRS |= {"right_shoulder": ("RightShoulder", "RightArm"), "left_hip": ("Hips", "LeftUpLeg")}
+PAIRS |= {"right_shoulder": ("RightShoulder", "RightArm")}
 
 
 def tree(name: str, rig: dict, depth: int = 0) -> str:
@@ -87,6 +97,8 @@ def test_bone_directions_are_those_that_another_reader_finds(tmp_path):
             child = HUMANML3D.joint_names.index(name)
             bone = joints[frame, child] - joints[frame, HUMANML3D.parents[child]]
             assert np.abs(unit(bone) - unit(at[end] - at[start])).max() < 1e-3, (frame, name)
+        across = unit(joints[frame, 1] - joints[frame, 2])  # the pelvis turns as the rig's; its size is our own
+        assert np.abs(across - unit(at["LeftUpLeg"] - at["RightUpLeg"])).max() < 1e-3, frame
 
 
 def test_bones_have_the_lengths_of_humanml3d_and_toes_point_forward(tmp_path):
@@ -121,6 +133,152 @@ def test_a_file_with_z_up_is_turned_and_not_mirrored(tmp_path):
     assert (z_up[0, :, 1].argmax() == 15) and facing @ toes > 0 and y_up.shape == z_up.shape
 
 
+INPUTS = Path(__file__).parent / "inputs"
+PELVIS, L_HIP, R_HIP, L_ANKLE, R_ANKLE, HEAD = (
+    HUMANML3D.joint_names.index(n) for n in ("pelvis", "left_hip", "right_hip", "left_ankle", "right_ankle", "head")
+)
+
+
+@pytest.mark.parametrize("name", ["six_channels.bvh", "frames_without_blank.bvh", "UPPER_CASE.BVH", "mixamo_underscore.bvh"])
+def test_other_ways_to_write_the_same_motion(name):
+    assert np.abs(read_bvh(INPUTS / name) - read_bvh(INPUTS / "plain.bvh")).max() < 1e-6
+
+
+def test_the_rest_pose_says_which_way_is_up():
+    plank, touch = (read_bvh(INPUTS / name) for name in ("plank.bvh", "toe_touch.bvh"))
+    assert np.abs(plank[:, HEAD, 1] - plank[:, PELVIS, 1]).max() < 0.05
+    assert np.abs(plank[:, HEAD, 2] - plank[:, PELVIS, 2]).min() > 0.6
+    drop = touch[:, PELVIS, 1] - touch[:, [L_ANKLE, R_ANKLE], 1].mean(1)
+    assert np.median(drop) == pytest.approx(0.85, abs=0.05) and touch[:, HEAD, 1].min() < touch[:, PELVIS, 1].min()
+
+
+def test_a_helper_before_the_hip_is_not_the_hip():
+    rig = load_bvh(INPUTS / "lhipjoint.bvh")
+    at = find_joints(rig.names, rig.parents)
+    assert [rig.names[at[name]] for name in ("pelvis", "left_hip", "right_hip")] == ["Hips", "LeftHip", "RightHip"]
+    found, plain = read_bvh(INPUTS / "lhipjoint.bvh"), read_bvh(INPUTS / "plain.bvh")
+    assert np.abs(found[:, PELVIS] - plain[:, PELVIS]).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in INPUTS.iterdir() if path.suffix.lower() == ".bvh"))
+def test_the_pelvis_is_the_target_s_whatever_the_rig(name):
+    joints = read_bvh(INPUTS / name)
+    assert np.linalg.norm(joints[:, L_HIP] - joints[:, R_HIP], axis=-1) == pytest.approx(0.121, abs=1e-3)
+    lengths = np.linalg.norm(joints[:, 1:] - joints[:, HUMANML3D.parents[1:]], axis=-1)
+    assert np.allclose(lengths, np.linalg.norm(HUMANML3D.offsets, axis=1)[1:], atol=1e-5)
+
+
+def test_feet_stay_where_the_rig_has_them():
+    """The pelvis is another, the middle between the hips the same: ankles are those of the rig, to scale."""
+    rig = load_bvh(INPUTS / "plain.bvh")
+    places, scale = rig.positions(), np.linalg.norm(HUMANML3D.offsets[[4, 7]], axis=1).sum() / 83
+    found = read_bvh(INPUTS / "plain.bvh")[0]
+    for ankle, name in ((L_ANKLE, "LeftFoot"), (R_ANKLE, "RightFoot")):
+        assert np.abs(found[ankle] - scale * places[0, rig.names.index(name)])[1:].max() < 0.015
+
+
+def still(rig: dict, root: tuple = (0, 95, 0), frames: int = 30) -> str:
+    """A file in which the rig keeps its rest pose."""
+    row = " ".join(map(str, (*root, *[0] * 3 * len(rig))))
+    head = f"HIERARCHY\n{tree(next(iter(rig)), rig)}MOTION\nFrames: {frames}\nFrame Time: 0.05\n"
+    return head + f"{row}\n" * frames
+
+
+@pytest.mark.parametrize("missing", ["Neck", "Head", "Neck Head"])
+def test_a_missing_neck_or_head_is_placed(tmp_path, missing):
+    rig = {name: (parent, offset) for name, (parent, offset) in RIG.items() if name not in missing}
+    if missing == "Neck":
+        rig["Head"] = ("Chest", (0, 31, 3))
+    joints = read_bvh(write(tmp_path / "a.bvh", still(rig)))
+    neck = HUMANML3D.joint_names.index("neck")
+    assert (joints[:, HEAD, 1] > joints[:, neck, 1] + 0.09).all() and (joints[:, neck, 1] > joints[:, PELVIS, 1] + 0.4).all()
+    assert np.abs(joints[:, [neck, HEAD], 0] - joints[:, [PELVIS], 0]).max() < 0.01
+
+
+def test_a_no_neck_rig_and_a_root_that_only_turns():
+    """With its head on the chest, and with an end site in place of a head."""
+    for name in ("no_neck_joint.bvh", "rotation_only_root.bvh"):
+        joints = read_bvh(INPUTS / name)
+        assert (joints[0, HEAD, 1] - joints[0, PELVIS, 1]) == pytest.approx(0.65, abs=0.02)
+    assert np.abs(joints[:, PELVIS] - joints[0, PELVIS]).max() < 0.05
+
+
+def collapsed(frames: int = 30) -> str:
+    """A rig with all bones along x in its rest pose, turned into a standing body by the motion."""
+    parents = {name: parent for name, (parent, _) in RIG.items()}
+    along = {name: (parent, (float(np.linalg.norm(offset)), 0, 0)) for name, (parent, offset) in RIG.items()}
+    along |= {name: (parent, (0, 0, RIG[name][1][0])) for name, parent in parents.items() if name.endswith("UpLeg")}
+    head, _ = bvh(frames=frames, rig=along).split("MOTION")
+    turn = {"Hips": 90, "LeftUpLeg": 180, "RightUpLeg": 180, "LeftShoulder": -90, "RightShoulder": 90}
+    row = [0.0, 95.0, 0.0] + [float(number) for name in along for number in (turn.get(name, 0), 0, 0)]
+    text = head + f"MOTION\nFrames: {frames}\nFrame Time: 0.05\n"
+    return text + "\n".join(" ".join(map(str, row)) for _ in range(frames)) + "\n"
+
+
+def test_where_the_rest_pose_is_no_pose_the_folder_decides(tmp_path):
+    for i in range(3):
+        write(tmp_path / f"{i}.bvh", collapsed())
+    lines = collapsed().split("\n")
+    first = lines.index("Frame Time: 0.05") + 1
+    lying = [re.sub(r"^(\S+ \S+ \S+) 90.0 0.0 0.0", r"\1 0.0 0.0 0.0", line) for line in lines[first:]]
+    write(tmp_path / "lying.bvh", "\n".join(lines[:first] + lying))
+    assert (read_bvh(tmp_path / "0.bvh")[:, HEAD, 1] > 1.4).all()
+    folder = RigsOfFolder(tmp_path.glob("*.bvh"))
+    lies, stands = (read_bvh(tmp_path / name, folder) for name in ("lying.bvh", "1.bvh"))
+    assert np.abs(lies[:, HEAD, 1] - lies[:, PELVIS, 1]).max() < 0.1 and (stands[:, HEAD, 1] > 1.4).all()
+    alone = read_bvh(tmp_path / "lying.bvh")
+    assert (alone[:, HEAD, 1] - alone[:, PELVIS, 1] > 0.5).all()
+
+
+def test_what_stands_above_the_pelvis_turns_the_rest_pose(tmp_path):
+    """A stage ("Armature") that turns a body drawn with z up."""
+    rig = {"Armature": (None, (0, 0, 0))} | {n: (p or "Armature", (x, -z, y)) for n, (p, (x, y, z)) in RIG.items()}
+    text = bvh(rig=RIG).split("MOTION")[1]
+    head = "HIERARCHY\n" + tree("Armature", rig) + "MOTION" + text.split("Frame Time")[0]
+    row = "0 0 0 0 -90 0 " + " ".join(["0"] * 3 * len(RIG))  # about x: z up to y up
+    joints = read_bvh(write(tmp_path / "a.bvh", head + "Frame Time: 0.016667\n" + (row + "\n") * 60))
+    assert (joints[:, HEAD, 1] > joints[:, PELVIS, 1] + 0.5).all()
+    assert toes_forward(joints_to_features(joints).numpy()) > 0.08
+
+
+def test_position_channels_of_zeros_do_not_fold_the_body_up(tmp_path):
+    text = (INPUTS / "six_channels.bvh").read_text()
+    head, rows = text.split("Frame Time: 0.033333\n")
+    columns = np.loadtxt(rows.splitlines())
+    zeroed = columns.reshape(len(columns), -1, 6)
+    zeroed[:, 1:, :3] = 0
+    rows = "\n".join(" ".join(f"{v:.5f}" for v in row) for row in columns)
+    found = read_bvh(write(tmp_path / "a.bvh", f"{head}Frame Time: 0.033333\n{rows}\n"))
+    assert np.abs(found - read_bvh(INPUTS / "plain.bvh")).max() < 1e-6
+
+
+def test_names_with_blanks_braces_on_the_line_and_windows_lines(tmp_path):
+    text = (INPUTS / "plain.bvh").read_text()
+    blank = re.sub(r"(JOINT|ROOT) (Left|Right)?(\w+)", lambda m: f"{m[1]} Bip 001 {(m[2] or '')} {m[3]}", text)
+    joined = re.sub(r"\n\s*\{", " {", blank).replace("\n", "\r\n")
+    assert "JOINT Bip 001 Left UpLeg {" in joined
+    (tmp_path / "a.bvh").write_bytes(b"\xef\xbb\xbf" + joined.encode())
+    assert np.abs(read_bvh(tmp_path / "a.bvh") - read_bvh(INPUTS / "plain.bvh")).max() < 1e-6
+
+
+def test_positions_are_those_of_two_other_readers():
+    bvhio, pybvh = pytest.importorskip("bvhio"), pytest.importorskip("pybvh")
+    rig = load_bvh(INPUTS / "plain.bvh")
+    found = rig.positions()[:, [i for i, name in enumerate(rig.names) if name]]
+    other = pybvh.read_bvh_file(INPUTS / "plain.bvh", world_up="+y", warn_on_world_up_disagreement=False)
+    assert np.abs(found - other.joint_positions()).max() < 1e-9
+    root = bvhio.readAsHierarchy(str(INPUTS / "plain.bvh"))
+    root.loadPose(5)
+    at = np.array([joint.PositionWorld for joint, *_ in root.layout()])
+    assert np.abs(found[5] - at[: len(found[5])]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("text", "fps"), [("0.033333", 30), ("0.0333", 30), ("0.008333", 120), ("0.033366", 29.9706)])
+def test_the_frame_rate_is_read_as_it_was_rounded(tmp_path, text, fps):
+    path = write(tmp_path / "a.bvh", bvh().replace("0.016667", text))
+    assert load_bvh(path).fps == pytest.approx(fps, rel=1e-5)
+
+
 RIGS = {
     "mixamo": "mixamorig:Hips mixamorig:Spine mixamorig:Neck mixamorig:Head mixamorig:LeftShoulder mixamorig:LeftArm "
     "mixamorig:LeftForeArm mixamorig:LeftHand mixamorig:LeftUpLeg mixamorig:LeftLeg mixamorig:LeftFoot mixamorig:LeftToeBase",
@@ -148,6 +306,97 @@ def test_rigs_of_many_programs(rig):
             assert both[found[joint]] == name
     assert all(found[joint.replace("left", "right")] != found[joint] for joint in ORDER if joint.startswith("left"))
     assert sum(joint.startswith("right") for joint in found) == 8
+
+
+# one side of a rig as its program writes it: pelvis, spine joints, neck, head | collar, shoulder, elbow, wrist | hip, knee,
+# ankle, toes. "*" is a joint that is none of ours, "-" one that the rig does not have, "{}" the side.
+TREES = {
+    "mixamo": "mixamorig:Hips *mixamorig:Spine *mixamorig:Spine1 mixamorig:Neck mixamorig:Head *mixamorig:HeadTop_End "
+    "| mixamorig:{Left}Shoulder mixamorig:{Left}Arm mixamorig:{Left}ForeArm mixamorig:{Left}Hand *mixamorig:{Left}HandIndex1 "
+    "| mixamorig:{Left}UpLeg mixamorig:{Left}Leg mixamorig:{Left}Foot mixamorig:{Left}ToeBase *mixamorig:{Left}Toe_End",
+    "mixamo numbered": "mixamorig1_Hips *mixamorig1_Spine mixamorig1_Neck mixamorig1_Head "
+    "| mixamorig1_{Left}Shoulder mixamorig1_{Left}Arm mixamorig1_{Left}ForeArm mixamorig1_{Left}Hand "
+    "| mixamorig1_{Left}UpLeg mixamorig1_{Left}Leg mixamorig1_{Left}Foot mixamorig1_{Left}ToeBase",
+    "cmu": "Hips *LowerBack *Spine *Spine1 Neck *Neck1 Head | {Left}Shoulder {Left}Arm {Left}ForeArm {Left}Hand "
+    "*{Left}FingerBase "
+    "| *{L}HipJoint {Left}UpLeg {Left}Leg {Left}Foot {Left}ToeBase",
+    "asf": "root *lowerback *upperback *thorax lowerneck head | {l}clavicle {l}humerus {l}radius {l}wrist *{l}hand *{l}fingers "
+    "| *{l}hipjoint {l}femur {l}tibia {l}foot {l}toes",
+    "lafan": "Hips *Spine *Spine1 *Spine2 Neck Head | {Left}Shoulder {Left}Arm {Left}ForeArm {Left}Hand "
+    "| {Left}UpLeg {Left}Leg {Left}Foot {Left}Toe",
+    "bandai": "*joint_Root Hips *Spine *Chest Neck Head | Shoulder_{L} UpperArm_{L} LowerArm_{L} Hand_{L} "
+    "| UpperLeg_{L} LowerLeg_{L} Foot_{L} Toes_{L}",
+    "biped": "*Bip001 Bip001_Pelvis *Bip001_Spine *Bip001_Spine1 Bip001_Neck Bip001_Head *Bip001_HeadNub "
+    "| Bip001_{L}_Clavicle Bip001_{L}_UpperArm Bip001_{L}_Forearm Bip001_{L}_Hand *Bip001_{L}_Finger0 "
+    "| Bip001_{L}_Thigh Bip001_{L}_Calf Bip001_{L}_Foot Bip001_{L}_Toe0 *Bip001_{L}_Toe0Nub",
+    "unreal": "*root pelvis *spine_01 *spine_02 *spine_03 neck_01 head | clavicle_{l} upperarm_{l} lowerarm_{l} hand_{l} "
+    "*thumb_01_{l} "
+    "| thigh_{l} calf_{l} foot_{l} ball_{l}",
+    "character creator": "*RL_BoneRoot CC_Base_Hip *CC_Base_Waist *CC_Base_Spine01 CC_Base_NeckTwist01 *CC_Base_NeckTwist02 "
+    "CC_Base_Head "
+    "| CC_Base_{L}_Clavicle CC_Base_{L}_Upperarm CC_Base_{L}_Forearm CC_Base_{L}_Hand *CC_Base_{L}_Mid1 "
+    "| *CC_Base_Pelvis CC_Base_{L}_Thigh CC_Base_{L}_Calf CC_Base_{L}_Foot CC_Base_{L}_ToeBase",
+    "vrm": "*Root J_Bip_C_Hips *J_Bip_C_Spine *J_Bip_C_Chest J_Bip_C_Neck J_Bip_C_Head *J_Sec_Hair1_01 "
+    "| J_Bip_{L}_Shoulder J_Bip_{L}_UpperArm J_Bip_{L}_LowerArm J_Bip_{L}_Hand | J_Bip_{L}_UpperLeg J_Bip_{L}_LowerLeg "
+    "J_Bip_{L}_Foot J_Bip_{L}_ToeBase",
+    "motionbuilder": "*Character1_Reference Character1_Hips *Character1_Spine Character1_Neck Character1_Head "
+    "| Character1_{Left}Shoulder Character1_{Left}Arm *Character1_{Left}ArmRoll Character1_{Left}ForeArm Character1_{Left}Hand "
+    "| Character1_{Left}UpLeg *Character1_{Left}UpLegRoll Character1_{Left}Leg Character1_{Left}Foot Character1_{Left}ToeBase",
+    "xsens": "Hips *Chest *Chest2 *Chest3 *Chest4 Neck Head | {Left}Collar {Left}Shoulder {Left}Elbow {Left}Wrist "
+    "| {Left}Hip {Left}Knee {Left}Ankle {Left}Toe",
+    "rokoko": "Hips *Spine1 *Spine2 *Spine3 *Spine4 Neck Head | {Left}Shoulder {Left}Arm {Left}ForeArm {Left}Hand "
+    "| {Left}Thigh {Left}Shin {Left}Foot {Left}Toe",
+    "optitrack": "Hip *Ab *Chest Neck Head | {L}Shoulder {L}UArm {L}FArm {L}Hand | {L}Thigh {L}Shin {L}Foot {L}Toe",
+    "smpl": "*f_avg_root f_avg_Pelvis *f_avg_Spine1 f_avg_Neck f_avg_Head | f_avg_{L}_Collar f_avg_{L}_Shoulder f_avg_{L}_Elbow "
+    "f_avg_{L}_Wrist *f_avg_{L}_Hand | f_avg_{L}_Hip f_avg_{L}_Knee f_avg_{L}_Ankle f_avg_{L}_Foot",
+    "poser": "hip *abdomen *chest neck head | {l}Collar {l}Shldr {l}ForeArm {l}Hand | *{l}Buttock {l}Thigh {l}Shin {l}Foot -",
+    "daz": "hip *abdomenLower *chestUpper neckLower *neckUpper head | {l}Collar {l}ShldrBend *{l}ShldrTwist {l}ForearmBend "
+    "*{l}ForearmTwist {l}Hand | *pelvis {l}ThighBend *{l}ThighTwist {l}Shin {l}Foot *{l}Metatarsals {l}Toe",
+    "rigify": "*DEF-spine *DEF-spine.001 *DEF-spine.002 - - | DEF-shoulder.{L} DEF-upper_arm.{L} *DEF-upper_arm.{L}.001 "
+    "DEF-forearm.{L} "
+    "*DEF-forearm.{L}.001 DEF-hand.{L} | DEF-thigh.{L} *DEF-thigh.{L}.001 DEF-shin.{L} *DEF-shin.{L}.001 DEF-foot.{L} "
+    "DEF-toe.{L}",
+    "kinect": "SpineBase *SpineMid Neck Head | - Shoulder{Left} Elbow{Left} Wrist{Left} *Hand{Left} "
+    "| Hip{Left} Knee{Left} Ankle{Left} Foot{Left}",
+    "studio": "*Armature Hips_jnt *Spine_jnt Neck_jnt Head_jnt | {l}_clavicle_jnt {l}_upperarm_jnt {l}_lowerarm_jnt {l}_hand_jnt "
+    "| {l}_upleg_jnt {l}_leg_jnt {l}_foot_jnt {l}_toe_jnt",
+}
+
+
+def one_rig(text: str) -> tuple[list[str], list[int], dict[str, str]]:
+    """Names, parents and what should be found, of a line of `TREES`."""
+    middle, arm, leg = (part.split() for part in text.split("|"))
+    sides = {"left": {"Left": "Left", "L": "L", "l": "l"}, "right": {"Left": "Right", "L": "R", "l": "r"}}
+    names, parents, wanted = [], [], {}
+
+    def add(chain: list[str], parts: list[str], parent: int, prefix: str = "") -> None:
+        parts = iter(parts)
+        for word in chain:
+            part = "" if word[0] == "*" else prefix + next(parts)
+            if word == "-":
+                continue
+            names.append(word.lstrip("*"))
+            parents.append(parent)
+            parent = len(names) - 1
+            if part:
+                wanted[part] = names[-1]
+
+    add(middle, ["pelvis", "neck", "head"] if middle[0] != "*DEF-spine" else ["neck", "head"], -1)
+    pelvis = names.index(wanted["pelvis"]) if "pelvis" in wanted else 0
+    wanted.setdefault("pelvis", names[pelvis])
+    chest = names.index(wanted["neck"]) - 1 if "neck" in wanted else len(names) - 1
+    for side, letters in sides.items():
+        add([w.format(**letters) for w in arm], ["collar", "shoulder", "elbow", "wrist"], chest, f"{side}_")
+        add([w.format(**letters) for w in leg], ["hip", "knee", "ankle", "foot"], pelvis, f"{side}_")
+    return names, parents, wanted
+
+
+@pytest.mark.parametrize("rig", TREES)
+@pytest.mark.parametrize("form", ["{0}", "{1}", "Skel01:{0}"])
+def test_rigs_of_many_programs_with_helpers(rig, form):
+    names, parents, wanted = one_rig(TREES[rig])
+    found = find_joints([form.format(name, name.replace("_", " ")) for name in names], parents)
+    assert {part: names[joint] for part, joint in found.items()} == wanted
 
 
 BAD = {
@@ -205,7 +454,7 @@ def body_model(path: Path, joints: int = 52, vertices: int = 80) -> dict[str, np
     """A synthetic SMPL-H: the tree of a person, any number of vertices, weights and shapes at random."""
     generator = np.random.default_rng(1)
     rest = np.asarray(generate_clips(1, seed=0).joints[0, 0], dtype=np.float64)
-    parents = np.array(list(HUMANML3D.parents) + [20] * 15 + [21] * 15)[:joints]
+    parents = np.array(list(HUMANML3D.parents) + [20] * 15 + [21] * 15 + [15] * 3)[:joints]
     rest = np.concatenate([rest, rest[parents[22:]] + 0.02 * generator.normal(size=(joints - 22, 3))])
     regressor = generator.dirichlet(np.ones(vertices), joints)
     template = np.linalg.lstsq(regressor, rest, rcond=None)[0]  # vertices whose regressed joints are a person's
@@ -328,6 +577,11 @@ def test_pickled_body_models_are_never_loaded(tmp_path):
         ({"poses": np.array([{}], dtype=object)}, "cannot be read"),
         ({"trans": np.zeros((5, 3))}, "has poses"),
         ({"poses": np.full((121, 156), np.nan)}, "NaN"),
+        ({"betas": np.full(16, np.inf)}, "betas has NaN or infinite"),
+        ({"betas": np.zeros((121, 10))}, r"has betas \(121, 10\)"),
+        ({"betas": np.array(["a"] * 10)}, "betas holds <U1, not numbers"),
+        ({"trans": np.full((121, 3), np.nan)}, "trans has NaN"),
+        ({"gender": np.array("robot")}, "gender 'robot'"),
         ({"mocap_framerate": np.array(0.0)}, "0 frames a second"),
         ({"mocap_framerate": np.array("fast")}, "damaged frame rate"),
         ({"mocap_framerate": None}, "no frame rate"),
@@ -339,6 +593,48 @@ def test_archives_that_are_no_good_are_named(tmp_path, changes, words):
     amass(tmp_path / "a.npz", **changes)
     with pytest.raises(UserError, match=words):
         read_amass(tmp_path / "a.npz", tmp_path / "bodies")
+
+
+def test_gender_is_read_however_it_is_stored(tmp_path):
+    for name in ("SMPLH_FEMALE", "SMPLH_NEUTRAL"):
+        body_model(tmp_path / f"bodies/{name}.npz")
+    forms = (np.array("female"), np.array(b"female"), np.array(["Female"]), np.array([b"female"]), np.array("f"))
+    for gender in forms:
+        amass(tmp_path / "a.npz", gender=gender)
+        assert _rate_and_gender(tmp_path / "a.npz") == (60, "female"), gender
+        assert find_body_model(tmp_path / "bodies", "female").name == "SMPLH_FEMALE.npz"
+    (tmp_path / "bodies/SMPLH_NEUTRAL.npz").unlink()
+    amass(tmp_path / "a.npz", gender=np.array(b"female"))
+    assert read_amass(tmp_path / "a.npz", tmp_path / "bodies").shape == (41, 22, 3)
+    amass(tmp_path / "a.npz", gender=np.array("\x1b[31munknown"))
+    with pytest.raises(UserError, match=r"gender '\?\[31munknown'"):
+        read_amass(tmp_path / "a.npz", tmp_path / "bodies")
+
+
+@pytest.mark.parametrize("stated", [None, np.array("smplx"), np.array(b"smplx_locked_head")])
+def test_a_file_of_smplx_needs_a_body_of_smplx(tmp_path, stated):
+    body_model(tmp_path / "bodies/SMPLH_FEMALE.npz")
+    amass(tmp_path / "a.npz", poses=np.zeros((121, 165)), surface_model_type=stated)
+    with pytest.raises(UserError, match="SMPL-X body model.*SMPLH_FEMALE.npz is of another family.*download SMPL-X"):
+        read_amass(tmp_path / "a.npz", tmp_path / "bodies")
+    body_model(tmp_path / "bodies/SMPLX_NEUTRAL.npz", joints=55)
+    assert find_body_model(tmp_path / "bodies", "female", "SMPL-X").name == "SMPLX_NEUTRAL.npz"
+    assert read_amass(tmp_path / "a.npz", tmp_path / "bodies").shape == (41, 22, 3)
+    amass(tmp_path / "b.npz")
+    assert find_body_model(tmp_path / "bodies", "female", "SMPL-H").name == "SMPLH_FEMALE.npz"
+    assert read_amass(tmp_path / "b.npz", tmp_path / "bodies").shape == (41, 22, 3)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    amass(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "a.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("big.npy", bytes(2**20))
+    names = {"big": "a big one"}
+    data = (tmp_path / "a.npz").read_bytes()
+    at = data.rindex(b"PK\x01\x02")  # the directory states 3 GB
+    (tmp_path / "a.npz").write_bytes(data[: at + 24] + (3 * 2**30).to_bytes(4, "little") + data[at + 28 :])
+    with pytest.raises(UserError, match="3.0 GB"):
+        _arrays(tmp_path / "a.npz", names)
 
 
 def test_without_body_models_amass_says_what_to_get(tmp_path, monkeypatch):

@@ -305,7 +305,7 @@ def test_settings_are_checked(tmp_path):
     with pytest.raises(UserError, match="out of range"):
         read_checkpoint(tmp_path)
     (tmp_path / "args.json").write_text('{"diffusion_steps": "many"}')
-    with pytest.raises(UserError, match="no MDM can be built"):
+    with pytest.raises(UserError, match="num_timesteps is 'many' .str.; int is expected"):
         read_checkpoint(tmp_path)
 
 
@@ -357,7 +357,7 @@ def test_a_config_that_lies_is_refused(tmp_path):
     for change, message in (
         ({"layers": 10**9}, "out of range"),
         ({"layers": 2}, "of no network of this kit"),
-        ({"width": "wide"}, "of no network of this kit"),
+        ({"width": "wide"}, "width is 'wide' .str.; int is expected"),
         ({"colour": 1}, "of no network of this kit"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))

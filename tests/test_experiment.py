@@ -3,18 +3,26 @@
 import dataclasses
 import functools
 import json
+import math
 import subprocess
 import sys
+import time
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import cli, ddpo, experiment, files
-from mocapfree_nb.corpus import Clip, Corpus, collate, load_corpus
+from mocapfree_nb import cli, ddpo, experiment, files, metrics
+from mocapfree_nb.corpus import Clip, Corpus, collate, load_corpus, statistics
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.evaluator import EvaluatorModel
+from mocapfree_nb.features import features_to_joints, joints_to_features
 from mocapfree_nb.files import UserError
+from mocapfree_nb.procedural import captions_for
+from mocapfree_nb.retrieval import RetrievalModel
+from mocapfree_nb.skeleton import KIT_ML
 
 TARGET = experiment.LEFT_OUT
 CORPUS = load_corpus("procedural", num_clips=500)
@@ -233,6 +241,12 @@ MISTAKES = {
         ["generate", "walks", "--model", files.WEIGHTS / "latent-leave-one-out", "--seconds", "30"], "positions",
     ),
     "a run that is none": (["compare", "nowhere"], "nowhere"),
+    "a page with another ending": (["view", "walk.npy", "--out", "walk.txt"], ".html"),
+    "an absent device that torch writes a page about": (["generate", "walks", "--device", "mps"], "--device auto"),
+    "a device that computes nothing": (["generate", "walks", "--device", "meta"], "--device auto"),
+    "a huge seed": (["generate", "walks", "--seed", str(2**70)], "--seed"),
+    "a seed below zero": (["demo", "--seed", "-1"], "--seed"),
+    "guidance without bounds": (["generate", "walks", "--guidance", "1e30", "--out", "walk.npy"], "guidance"),
     "an unknown variant": (["ablation", "--out", "a.json", "--variant", "magic"], "magic"),
 }
 
@@ -244,6 +258,7 @@ def test_a_users_mistake_is_one_clear_line(name, capsys, monkeypatch, tmp_path):
     status, _, complaint = command(capsys, monkeypatch, *arguments)
     line = complaint.strip().splitlines()[-1]
     assert status == 1 and line.startswith("mocapfree: ") and word in line and "Traceback" not in complaint
+    assert len(line) < 400 and not list(tmp_path.glob("*.*"))  # and nothing was written
 
 
 def test_the_command_line_as_a_process_exits_with_status_1_and_no_traceback(tmp_path):
@@ -277,13 +292,27 @@ def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monk
     assert torch.equal(asked[1](clips.motion, clips.lengths), ~shown)
 
 
-def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
-    def interrupted(*_, **__):
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_ctrl_c_promises_a_resume_only_where_something_was_kept(rounds, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*_, folder=None, **__):
+        if folder is not None:
+            (folder / "checkpoints").mkdir(parents=True)
+            (folder / "config.json").write_text("{}")
+            if rounds:
+                (folder / "checkpoints" / "last.pt").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "generate", interrupted)
-    status, _, complaint = command(capsys, monkeypatch, "generate", "walks", "--device", "cpu")
-    assert status == 130 and complaint == "mocapfree: stopped; an adaptation goes on with --resume (the demo by itself)\n"
+    for name in ("generate", "adapt"):
+        monkeypatch.setattr(experiment, name, interrupted)
+    monkeypatch.setattr("mocapfree_nb.corpus.load_corpus", lambda *_, **__: CORPUS)
+    assert command(capsys, monkeypatch, "generate", "walks", "--device", "cpu")[::2] == (130, "mocapfree: stopped\n")
+    status, _, complaint = command(capsys, monkeypatch, "adapt", "--prompt", "bows", "--name", "bow")
+    assert status == 130 and complaint.count("\n") == 1 and ("--resume" in complaint) == bool(rounds)
+    assert (tmp_path / "runs" / "bow").exists() == bool(rounds)  # without a round the same command starts again
+    status, said, complaint = command(capsys, monkeypatch, "demo", "--name", "mine")
+    assert status == 130 and ("goes on with the same command" in complaint) == bool(rounds)
 
 
 def test_generate_writes_joints_and_a_page(base, capsys, monkeypatch, tmp_path):
@@ -370,3 +399,192 @@ def test_a_score_mirror_consistent_is_what_the_unet_and_latent_recipes_follow(ba
         ).values
         assert values["config"]["both_sides"] is both_sides and len(looked) == both_sides
     assert followed[1] is looked[0]
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory):
+    """A corpus on KIT-ML's skeleton (251 features, millimetres, 12.5 frames a second) and small networks that read it."""
+    draw = np.random.default_rng(0)
+    still = np.repeat(KIT_ML.offsets[None], 24, axis=0).astype(np.float32)
+    for joint in range(1, KIT_ML.num_joints):
+        still[:, joint] += still[:, KIT_ML.parents[joint]]
+    clips = []
+    for i in range(80):
+        joints = torch.from_numpy(still + draw.normal(0, 20, (24, 21, 3)).cumsum(0).astype(np.float32))
+        action, split = ("sway", "bow")[i % 2], ("train", "train", "val", "test")[i // 2 % 4]
+        clips.append(Clip(f"k{i}", joints_to_features(joints, KIT_ML).numpy(), (f"{action} number {i}",), (action,), split))
+    corpus = Corpus(tuple(clips), *statistics(clips, KIT_ML), KIT_ML)
+    folder, models = tmp_path_factory.mktemp("kit"), {}
+    models["model"] = MotionDenoiser(num_features=251, width=16, layers=1, heads=2, feedforward=16)
+    few = {"motion_layers": 1, "text_layers": 1, "heads": 2, "feedforward": 16}
+    models["retrieval"] = RetrievalModel(num_features=251, width=16, **few)
+    models["evaluator"] = EvaluatorModel(num_features=251, channels=16, hidden=16, embedding=8)
+    for name, model in models.items():
+        mean, std = torch.as_tensor(corpus.mean), torch.as_tensor(corpus.std)
+        model.feature_mean.copy_(mean)
+        model.feature_std.copy_(std)
+        model.save_pretrained(folder / name)
+    return corpus, {name: folder / name for name in models}
+
+
+def test_kit_ml_is_examined_from_end_to_end(kit, tmp_path):
+    corpus, models = kit
+    passed = []
+    checks = {"sway": lambda clip: passed.append(clip.shape) or True}
+    given = {"corpus": corpus, "target": "sway", **models, "folder": tmp_path / "run"}
+    report = quick(None, **given, checks=checks)
+    assert report.after["verified"] == 1 and passed[0][1:] == (21, 3)  # a checker of one's own sees KIT-ML's joints
+    assert report.values["original"]["after"]["verified"] is None  # no check of ours speaks of these joints
+    assert report.motions["target"][0]["after"].shape[1:] == (21, 3)
+    assert "<canvas" in report.to_html() or "mocapfree-player" in report.to_html()
+    experiment.motion_player(report)
+    row = experiment.evaluate(models["model"], corpus, "bow", models["retrieval"], models["evaluator"], questions=8, steps=3)
+    assert row["verified"] is None and 0 <= row["foot_skate"] <= 1
+
+
+def test_feet_of_kit_ml_are_measured_in_millimetres(kit):
+    corpus, _ = kit
+    joints = features_to_joints(torch.as_tensor(corpus[0].features), KIT_ML)[None]
+    lengths = torch.tensor([joints.shape[1]])
+    in_metres = metrics.foot_skate(joints / 1000, lengths, KIT_ML)
+    assert metrics.foot_skate(joints, lengths, KIT_ML, metre=experiment._metre(KIT_ML)) == in_metres > 0
+
+
+def test_networks_of_two_skeletons_are_named(kit):
+    corpus, models = kit
+    with pytest.raises(UserError, match="251 features.*retrieval network has 263"):
+        quick(None, corpus=corpus, target="sway", **models | {"retrieval": files.WEIGHTS / "retrieval"})
+    with pytest.raises(UserError, match="263 features.*corpus has 251"):
+        experiment.evaluate(files.WEIGHTS / "denoiser", corpus)
+
+
+def test_questions_are_drawn_in_linear_time():
+    motion = np.zeros((40, 263), np.float32)
+    clips = [Clip(str(i), motion, (f"a {i}", f"b {i}", f"c {i}"), ("walk",), "train") for i in range(11_693)]  # HumanML3D's
+    started = time.process_time()
+    asked = experiment.ask(clips, 576)
+    assert time.process_time() - started < 2  # a list of all for every question took 25 s
+    order = torch.randperm(3 * len(clips), generator=torch.Generator().manual_seed(0))[:576].tolist()
+    assert asked.prompts == [f"{'abc'[i % 3]} {i // 3}" for i in order]
+
+
+def test_words_that_no_caption_has_bring_a_line_with_the_nearest_sentence_that_is_known():
+    known = experiment.known_words()
+    assert all(set(experiment._words(caption)) <= known for caption in CORPUS.captions)
+    assert experiment.words_note(["A person walks forward, while waving the left hand!"]) is None
+    note = experiment.words_note(["a man boxing with a kangaroo", "walks", "翻跟头", "🙂"])
+    assert "'kangaroo'" in note and "2 more prompts" in note and "\n" not in note
+    nearest = note.split("nearest sentence that it knows is ")[1].strip("'")
+    assert any(nearest in captions_for(label, 3) for label in ("punch-left", "punch-right"))
+    assert "'翻跟头'" in experiment.words_note(["翻跟头"]) and "'🙂'" in experiment.words_note(["🙂"])
+
+
+def test_strange_words_and_forgotten_quotes_are_noted_once_each(base, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    common = ["--denoising-steps", "2", "--seconds", "2", "--out", "a.npy", "--device", "cpu"]
+    status, _, said = command(capsys, monkeypatch, "generate", "a", "person", "walks", *common)
+    assert status == 0 and said.count("\n") == 1 and said.startswith("note: 3 motions") and '"a person walks"' in said
+    status, _, said = command(capsys, monkeypatch, "generate", "a person does a cartwheel", *common)
+    assert status == 0 and said.count("\n") == 1 and "trained without 'cartwheel'" in said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        experiment.generate(["a person does a cartwheel"], "b.npy", base, 2, 2)  # nobody knows what this one was trained on
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_guidance_is_a_finite_number(scale, base):
+    with pytest.raises(UserError, match="guidance scale"):
+        experiment.load_policy(base, guidance_scale=scale)
+
+
+@pytest.mark.parametrize("option", ["--guidance", "--eta", "--seconds"])
+def test_a_number_that_is_none_is_refused_by_name(option, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for value in ("nan", "inf"):
+        status, _, complaint = command(capsys, monkeypatch, "generate", "walks", option, value)
+        assert status == 2 and option in complaint and not list(tmp_path.iterdir())
+
+
+def test_motion_that_is_not_finite_is_neither_saved_nor_scored(base, tmp_path):
+    with pytest.raises(UserError, match="not finite"):
+        quick(base, target=TARGET, guidance_scale=1e30, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="finite|bounds"):
+        experiment.generate(["walks"], tmp_path / "walk.npy", base, guidance_scale=1e38, steps=3)
+    assert not (tmp_path / "walk.npy").exists()
+
+
+def test_which_models_are_taken_where_none_is_named(monkeypatch):
+    shipped, taken = files.WEIGHTS, []
+    monkeypatch.setattr(experiment, "load_policy", lambda model, **_: taken.append(model) or 1 / 0)
+    for arguments, expected in (
+        ({}, shipped / "denoiser-leave-one-out"),
+        ({"target": TARGET, "prompts": ["a person raises both arms"]}, shipped / "denoiser-leave-one-out"),
+        ({"prompts": ["a person salutes"]}, shipped / "denoiser"),  # the one that generate uses
+        ({"prompts": ["a person salutes"], "model": "mine"}, "mine"),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            experiment.adapt(corpus=CORPUS, **arguments)
+        assert taken.pop() == expected
+    for arguments in ({"target": "kick-left"}, {"leave_out_words": ["waves"]}, {"source": CORPUS}):
+        with pytest.raises(UserError, match="lacks raise-both-arms only"):
+            experiment.adapt(corpus=CORPUS, **arguments)
+
+
+def test_a_free_prompts_report_says_only_what_is_so(base):
+    report = quick(base, target=None, prompts=["a person salutes"], full_model=files.WEIGHTS / "denoiser")
+    text = report.to_html() + experiment.summary(report.values)
+    for words in ("had not practised", "eld-out prompts", "saw the action", "was shown such motions"):
+        assert words not in text.replace("(a run of free prompts", ""), words
+    assert "for the very prompts that it practised" in text and "the prompts that were practised" in text
+    assert report.values["held_out"] is False and "full_data" not in report.values["target"]
+
+
+ROWS = [
+    '{"runs": [3]}', '{"runs": [{"variant": "plain DDPO"}]}', '{"runs": [{"seed": 0, "variant": []}]}', '{"runs": {}}', "[]",
+    "[" * 100_000, "{", '{"runs": [{"seed": true, "variant": "a"}]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_damaged_file_of_an_ablation_is_named(rows, tmp_path):
+    (tmp_path / "mine.json").write_text(rows)
+    with pytest.raises(UserError, match="mine.json"):
+        experiment.ablate(tmp_path / "mine.json", names=["plain DDPO"], corpus=CORPUS)
+
+
+def test_a_number_that_could_not_be_measured_is_null_in_the_report():
+    values = experiment._without_nan({"fid": math.nan, "rows": [1.0, -math.inf, {"n": 2, "name": "nan"}]})
+    assert values == {"fid": None, "rows": [1.0, None, {"n": 2, "name": "nan"}]}
+
+
+def test_the_next_start_of_a_killed_run_takes_its_leftovers_away_and_nothing_else(tmp_path):
+    code = (
+        "import os, sys; from mocapfree_nb.files import write_atomically\n"
+        "names = 'report.html', 'checkpoints/last.pt', 'model/model.safetensors'\n"
+        "begun = [write_atomically(os.path.join(sys.argv[1], name)) for name in names]\n"
+        "begun = [writing.__enter__() and writing for writing in begun]\n"
+        "os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
+    assert len([path for path in tmp_path.rglob(".*") if path.is_file()]) == 3
+    mine = [tmp_path / name for name in (".report.html", ".report.html.mine", "model/.hidden", ".git-keep")]
+    for path in mine:
+        path.touch()
+    experiment.clear_leftovers(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
+
+
+NASTY = "\x1b[31mred\x07\x9b2J\u202e"
+
+
+def test_no_name_and_no_caption_controls_the_terminal(base, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments = (["generate", NASTY, "--model", base, "--denoising-steps", "2", "--out", f"{NASTY}.npy"], ["compare", NASTY],
+                 ["generate", "walks", "--model", NASTY], ["data", NASTY], ["generate", "walks", "--device", NASTY],
+                 ["adapt", "--leave-out", NASTY], ["ablation", "--out", "a.json", "--variant", NASTY], ["bench", NASTY],
+                 ["generate", NASTY, "--denoising-steps", "2", "--out", "b.npy"])  # fmt: skip
+    for words in arguments:
+        _, said, complaint = command(capsys, monkeypatch, *words)
+        assert "red" in said + complaint or words[-1] == "b.npy"
+        assert all(c.isprintable() or c == "\n" for c in said + complaint), words

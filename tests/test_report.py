@@ -1,13 +1,18 @@
 """The report: true to its numbers, whole without a network, and nothing in it is run but its own player."""
 
+import copy
+import json
+import random
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from mocapfree_nb.output.report import comparison_html, comparison_rows, comparison_text, players_html, report_html
-from mocapfree_nb.skeleton import HUMANML3D
+from mocapfree_nb.experiment import summary
+from mocapfree_nb.files import UserError
+from mocapfree_nb.output.report import comparison_html, comparison_rows, comparison_text, players_html, read_report, report_html
+from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
 NASTY = '</script><img src=x onerror=alert(1)>"'
 JOINTS = np.cumsum(np.random.default_rng(0).normal(0, 0.01, (12, 22, 3)), axis=0) + HUMANML3D.offsets.cumsum(0)
@@ -124,3 +129,62 @@ def test_runs_stand_side_by_side():
     page = Page(comparison_html(rows))
     assert all(cell in page.text for row in rows for cell in row.values()) and "img" not in page.tags
     assert comparison_text(rows).count("\n\n") == 1 and "93.0% → 91.0%" in comparison_text(rows)
+
+
+def test_only_what_was_held_out_is_called_so():
+    free = values(experiment="free", prompts={"practised": ["bows"], "asked": ["bows", "bows"]})
+    text = Page(report_html(free, motions())).text + summary(free)
+    assert "for the very prompts that it practised" in text and "The prompts that were practised" in text
+    assert "other model" in text and not re.search("had not practised|eld-out prompts|saw the action|shown such", text)
+    for said in ({}, {"held_out": True}, {"prompts": {"practised": ["bows"], "asked": ["a bow"]}}):
+        text = Page(report_html(values(**said), motions())).text + summary(values(**said))
+        assert "in words it had not practised" in text and "Held-out prompts" in text and "saw the action" in text
+    assert "the very prompts" in Page(report_html(values(held_out=False))).text
+
+
+def test_a_report_of_kit_ml_shows_its_own_skeleton():
+    joints = np.repeat(KIT_ML.offsets[None].cumsum(1), 6, axis=0)
+    shown = {"target": [{"prompt": "sways", "before": joints, "after": joints}]}
+    assert Page(report_html(values(), shown)).text.count("sways") == 1
+
+
+def damaged(report: dict, draw: random.Random) -> dict:
+    "The report with one value, anywhere in it, taken away or put in the place of another kind."
+    report = copy.deepcopy(report)
+    at, key = report, draw.choice(list(report))
+    while isinstance(at[key], dict | list) and at[key] and draw.random() < 0.7:
+        at = at[key]
+        key = draw.choice(list(at)) if isinstance(at, dict) else draw.randrange(len(at))
+    strange = draw.choice([None, 3, -1e300, 10**19, True, "", "\x1b[31m", "x" * 5000, "\0", [], {}, [[]], [None], {"before": 1}])
+    if draw.random() < 0.3 and isinstance(at, dict):
+        del at[key]
+    else:
+        at[key] = strange
+    return report
+
+
+def test_a_damaged_report_is_named_or_can_be_shown(tmp_path):
+    draw, refused = random.Random(0), 0
+    path = tmp_path / "report.json"
+    for _ in range(1000):
+        path.write_text(json.dumps(damaged(values(), draw)))
+        try:
+            report = read_report(path)
+        except UserError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+            continue
+        comparison_text(comparison_rows({"run": report}, {}))
+        report_html(report)
+        summary(report)
+    assert 200 < refused < 800
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "{}", '{"target": NaN}', "[" * 100_000, '{"target": {}}', "\xff"])
+def test_what_is_no_report_is_named(text, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"report\.json"):
+        read_report(path)
+    path.write_text(json.dumps(values()))
+    assert read_report(path) == values()

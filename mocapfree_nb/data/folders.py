@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import sys
 import time
 import warnings
 import zlib
@@ -28,7 +29,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..features import features_to_joints, joints_to_features
-from ..files import UserError, cache_folder, load_array, write_atomically
+from .. import files
+from ..files import UserError, cache_folder, load_array, open_file, printable, write_atomically
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton
 
 # %% ../../nbs/8_published/25_folders.ipynb #14d4698d
@@ -48,7 +50,7 @@ def _span(start: str, end: str) -> tuple[float, float]:
     except ValueError:
         raise UserError(f"start and end should be seconds, not {f'{start}#{end}'[:40]!r}") from None
     first, last = (0.0 if math.isnan(time) else time for time in times)
-    if not (first == last == 0 or 0 <= first < last):
+    if not (first == last == 0 or 0 <= first < last < math.inf):
         raise UserError(f"the span from {first:g} to {last:g} s holds nothing")
     return first, last
 
@@ -78,15 +80,12 @@ def parse_captions(text: str) -> tuple[list[Caption], list[str]]:
     return captions, faults
 
 # %% ../../nbs/8_published/25_folders.ipynb #8945f1ee
-def read_text(path: Path) -> str:
-    """UTF-8 text with or without a byte-order mark, and with any line ending. Raises `UserError`."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise UserError(f"{path.parent.name}/{path.name} is not UTF-8 text") from error
-        raise UserError(f"cannot read {path.parent.name}/{path.name}: {getattr(error, 'strerror', error)}") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def read_text(path: Path, folder: Path | None = None) -> str:
+    """UTF-8 text of a file that lies in `folder` (default: its own), with or without a byte-order mark, with any line ending.
+
+    Raises `UserError` for other text, for more than 16 MiB, for what is no file, and for a link out of the folder.
+    """
+    return files.read_text(path, within=folder or Path(path).parent)
 
 # %% ../../nbs/8_published/25_folders.ipynb #035d4af5
 def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
@@ -94,10 +93,16 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+        if len(columns) > 100:
+            raise UserError(f"{printable(path)} has {len(columns)} columns; at most 100 are read")
         reader.fieldnames = columns
-        rows = [{key: (value or "").strip() for key, value in row.items() if key in columns} for row in reader]
+        rows = []
+        for row in reader:
+            rows.append({key: (value or "").strip() for key, value in row.items() if key in columns})
+            if len(rows) * len(columns) > 4_000_000:
+                raise UserError(f"{printable(path)} has more than 4,000,000 cells; divide the folder")
     except csv.Error as error:
-        raise UserError(f"{path} is not a table of comma-separated values ({error})") from error
+        raise UserError(f"{printable(path)} is not a table of comma-separated values ({error})") from error
     if missing := [name for name in needed if name not in columns]:
         raise UserError(f"{path} has no column {' and no '.join(missing)}; its columns are {', '.join(columns) or 'none'}")
     return rows
@@ -110,7 +115,7 @@ KINDS = {"HumanML3D": HUMANML3D, "KIT-ML": KIT_ML, "BVH": HUMANML3D, "AMASS": HU
 def _width(path: str | Path) -> int:
     """The second number of the shape in the header of a .npy file; 0 where there is no such thing."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape = read(file)[0]
@@ -128,14 +133,15 @@ def _scan(folder: Path) -> dict[str, tuple[int, int]]:
         suffix = ".txt" if part == "texts" else ".npy"
         with os.scandir(folder / part) as entries:
             for entry in entries:
-                if entry.name.endswith(suffix) and entry.name[0] != "." and entry.is_file():
-                    status = entry.stat()
+                # a pipe, a device or a link into nowhere is listed too: it is named when it is to be read
+                if entry.name.endswith(suffix) and entry.name[0] != "." and not entry.is_dir():
+                    status = entry.stat(follow_symlinks=entry.is_file())
                     found[f"{part}/{entry.name}"] = status.st_size, status.st_mtime_ns
     if layout:
         return found
     for path in [*folder.rglob("*.bvh"), *folder.rglob("*.npz"), folder / "captions.csv"]:
-        if path.is_file() and path.name[0] != ".":
-            status = path.stat()
+        if os.path.lexists(path) and not path.is_dir() and path.name[0] != ".":
+            status = path.stat() if path.is_file() else path.lstat()
             found[path.relative_to(folder).as_posix()] = status.st_size, status.st_mtime_ns
     return found
 
@@ -254,7 +260,7 @@ def _signature(files: dict[str, tuple[int, int]], skeleton: Skeleton) -> str:
 
 def _read_index(path: Path, width: int) -> tuple[dict, np.ndarray]:
     """The index of a pack, and its array mapped; raises anything for a file that is not a whole pack."""
-    with open(path, "rb") as file:
+    with open_file(path, largest=sys.maxsize) as file:
         file.seek(-48, os.SEEK_END)
         end = file.tell()
         footer = file.read()
@@ -344,15 +350,13 @@ def _read_array(folder: Path, name: str) -> np.ndarray:
     reason = "no motion file"
     for part in LAYOUT[:2]:
         path = folder / part / f"{name}.npy"
-        if not path.is_file():
+        if not os.path.lexists(path):
             continue
         try:
-            array = load_array(path)
+            array = load_array(path, within=folder, finite=False)
             reason = _fault(array, part == "new_joints")
-        except UserError:
-            reason = "is unreadable or truncated"
-        except Exception as error:  # a damaged header can bring up anything, even a MemoryError
-            reason = f"is unreadable ({type(error).__name__})"
+        except UserError as error:
+            reason = f"is unreadable ({error})"
         if not reason:
             return array.astype(np.float32, copy=False)
         reason = f"{part}/{path.name} {reason}"
@@ -370,12 +374,16 @@ class DataFolder:
     """
 
     def __init__(self, folder: str | Path, body_models: str | Path | None = None):
-        self.folder = Path(folder).expanduser()
-        if not self.folder.is_dir():
-            raise UserError(f"no corpus at {self.folder}: give a folder of motion with captions (or 'procedural')")
+        self.folder = files.user_path(folder)
+        if not files.is_folder(self.folder):
+            where = printable(self.folder)
+            raise UserError(f"no corpus at {where}: give a folder of motion with captions (or 'procedural')")
         self.body_models = body_models
-        self.files = _scan(self.folder)
-        self.kind = _recognise(self.folder, self.files)
+        try:
+            self.files = _scan(self.folder)
+            self.kind = _recognise(self.folder, self.files)
+        except OSError as error:
+            raise UserError(f"cannot read {printable(self.folder)}: {error.strerror or error}") from error
         self.skeleton = KINDS[self.kind]
         suffix = {"BVH": ".bvh", "AMASS": ".npz"}.get(self.kind, ".npy")
         depth = 1 if suffix == ".npy" else 0  # new_joints/NAME.npy is NAME
@@ -391,12 +399,12 @@ class DataFolder:
         if self.kind in ("HumanML3D", "KIT-ML"):
             return []
         path = self.folder / "captions.csv"
-        if not path.is_file() and not (self.folder / "texts").is_dir():
+        if not os.path.lexists(path) and not (self.folder / "texts").is_dir():
             raise UserError(
                 f"{self.folder} holds {len(self.names)} {self.kind} files but no captions: add captions.csv with the "
                 "columns name and caption (and, if you like, action, split, start, end)"
             )
-        rows = read_table(path, ("name", "caption")) if path.is_file() else []
+        rows = read_table(path, ("name", "caption")) if os.path.lexists(path) else []
         for row in rows:
             row["name"] = row["name"].replace("\\", "/").removesuffix(".bvh").removesuffix(".npz")
         return rows
@@ -416,7 +424,7 @@ def read_splits(data: DataFolder) -> tuple[dict[str, str], list[tuple[str, str]]
     chosen = {name: split for name, split in chosen.items() if split in SPLITS}
     for split in SPLITS:
         path = data.folder / f"{split}.txt"
-        for line in read_text(path).split("\n") if path.is_file() else ():
+        for line in read_text(path).split("\n") if os.path.lexists(path) else ():
             if line.strip():
                 chosen.setdefault(line.strip(), split)
     if not chosen:
@@ -431,7 +439,7 @@ def read_splits(data: DataFolder) -> tuple[dict[str, str], list[tuple[str, str]]
 def read_labels(data: DataFolder) -> dict[str, tuple[str, ...]]:
     """Labels by clip: the columns `name` and `action` of the captions or of index.csv; "a+b" is two."""
     path = data.folder / "index.csv"
-    rows = data._table + (read_table(path, ()) if path.is_file() else [])
+    rows = data._table + (read_table(path, ()) if os.path.lexists(path) else [])
     labels = {}
     for row in rows:
         actions = tuple(part.strip() for part in row.get("action", "").split("+") if part.strip())
@@ -443,10 +451,10 @@ def read_labels(data: DataFolder) -> dict[str, tuple[str, ...]]:
 def read_statistics(data: DataFolder) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean.npy and Std.npy (F,), or None where they are missing; a warning where they are no good."""
     paths = [data.folder / "Mean.npy", data.folder / "Std.npy"]
-    if not all(path.is_file() for path in paths):
+    if not all(os.path.lexists(path) for path in paths):
         return None
     try:
-        mean, std = (load_array(path).astype(np.float32) for path in paths)
+        mean, std = (load_array(path, within=data.folder).astype(np.float32) for path in paths)
         sound = mean.shape == std.shape == (data.skeleton.num_features,)
         if sound and np.isfinite(mean + std).all() and (std >= 0).all():
             return mean, np.maximum(std, 1e-3)
@@ -462,11 +470,11 @@ def _read_joints(data: DataFolder, name: str) -> np.ndarray:
     if data.kind == "BVH":
         from mocapfree_nb.data.capture import read_bvh
 
-        return read_bvh(data.folder / f"{name}.bvh")
+        return read_bvh(files.check_file(data.folder / f"{name}.bvh", files.LARGEST_ARRAYS, data.folder))
     if data.kind == "AMASS":
         from mocapfree_nb.data.capture import read_amass
 
-        return read_amass(data.folder / f"{name}.npz", data.body_models)
+        return read_amass(files.check_file(data.folder / f"{name}.npz", within=data.folder), data.body_models)
     array = _read_array(data.folder, name)
     if array.shape[1] not in (data.skeleton.num_joints, data.skeleton.num_features):
         raise UserError(f"another skeleton than most clips of the folder ({data.skeleton.name})")
@@ -476,7 +484,7 @@ def _read_joints(data: DataFolder, name: str) -> np.ndarray:
 def _captions_of(data: DataFolder, name: str, table: dict[str, list[dict]]) -> tuple[list[Caption], list[str]]:
     """The captions of one clip, from its text file or the table, and their faults."""
     if f"texts/{name}.txt" in data.files or not data._table:
-        return parse_captions(read_text(data.folder / "texts" / f"{name}.txt"))
+        return parse_captions(read_text(data.folder / "texts" / f"{name}.txt", data.folder))
     captions, faults = [], []
     for row in table.get(name, ()):
         try:
@@ -534,8 +542,8 @@ PACK_FROM = 200  # motions: reading fewer takes less time than a pack would save
 
 def pack_path(data: DataFolder, skeleton: Skeleton | None = None) -> Path:
     """Where the pack of a folder, on this skeleton, is kept."""
-    place = hashlib.sha256(f"{data.folder.resolve()}\0{(skeleton or data.skeleton).name}".encode()).hexdigest()
-    return cache_folder() / f"{data.folder.resolve().name}-{place[:12]}.npy"
+    key = f"{data.folder.resolve()}\0{(skeleton or data.skeleton).name}".encode("utf-8", "surrogateescape")
+    return cache_folder() / f"{data.folder.resolve().name[:60]}-{hashlib.sha256(key).hexdigest()[:12]}.npy"
 
 
 def _sweep(path: Path) -> None:

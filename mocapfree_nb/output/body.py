@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from .export import Pose, inverse_kinematics, measure_body
-from ..files import UserError, write_atomically
+from ..files import UserError, check_finite, read_arrays, write_atomically
 from ..skeleton import HUMANML3D, Skeleton, forward_kinematics, rotation_between, sum_bones
-from ..viewer import COLOURS, _check_joints, _metre
+from ..experiment import _metre
+from ..viewer import COLOURS, _check_joints
 
 # %% ../../nbs/9_output/35_body.ipynb #b70ed221
 def blend_skin(vertices: Tensor, weights: Tensor, pose: Pose) -> Tensor:
@@ -167,6 +168,10 @@ def _model_file(path: Path) -> Path:
 # %% ../../nbs/9_output/35_body.ipynb #bb23db71
 def _check_model(arrays: dict[str, np.ndarray], path: Path) -> None:
     "Shapes that fit each other, or a `UserError`."
+    if any(array.dtype.kind not in "fiu" or array.ndim < 2 for array in arrays.values()):
+        raise UserError(f"{path} is no body model: {', '.join(_NAMES)} should be tables of numbers")
+    if any(array.size == 0 for array in arrays.values()):
+        raise UserError(f"{path} is no body model: it has an empty array")
     count, joints = len(arrays["v_template"]), arrays["kintree_table"].shape[-1]
     shapes = {
         "v_template": (count, 3), "shapedirs": (count, 3, None), "posedirs": (count, 3, 9 * (joints - 1)),
@@ -176,9 +181,17 @@ def _check_model(arrays: dict[str, np.ndarray], path: Path) -> None:
         got = arrays[name].shape
         if len(got) != len(shape) or any(want not in (None, have) for want, have in zip(shape, got, strict=True)):
             raise UserError(f"{path} is no body model: {name} has shape {got}, expected {shape} (None: any)")
-    parents = arrays["kintree_table"][0, :22].astype(np.int64).tolist()
-    if joints < 24 or tuple(parents[1:]) != HUMANML3D.parents[1:]:
+    if largest := [name for name, array in arrays.items() if name not in ("kintree_table", "f") and np.abs(array).max() > 1e4]:
+        raise UserError(f"{path} is no body model in metres: {largest[0]} holds {np.abs(arrays[largest[0]]).max():.3g}")
+    parents, faces = arrays["kintree_table"][0].astype(np.int64).tolist(), arrays["f"]
+    if joints < 24 or tuple(parents[1:22]) != HUMANML3D.parents[1:]:
         raise UserError(f"{path}: its first 22 joints are not those of SMPL, SMPL-H and SMPL-X")
+    if any(not 0 <= parent < joint for joint, parent in enumerate(parents) if joint):
+        raise UserError(f"{path} is no body model: its joints are no tree, or not in order")
+    if arrays["shapedirs"].shape[2] < 10:
+        raise UserError(f"{path} has {arrays['shapedirs'].shape[2]} shapes; at least 10 are needed")
+    if faces.dtype.kind == "f" or faces.size == 0 or not (0 <= faces.min() and faces.max() < count):
+        raise UserError(f"{path} is no body model: its faces do not fit its {count} vertices")
 
 
 def load_smpl(path: str | Path):
@@ -195,13 +208,9 @@ def load_smpl(path: str | Path):
     from smplx.utils import Struct
     from smplx.vertex_ids import vertex_ids
 
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _NAMES}
-    except KeyError as error:
-        raise UserError(f"{path} is no body model: it lacks an array ({error.args[0]})") from error
-    except Exception as error:                                          # a damaged archive can bring up anything
-        raise UserError(f"cannot read {path} as plain arrays ({type(error).__name__}); convert it again") from error
+    arrays = read_arrays(path, _NAMES)
+    if missing := [name for name in _NAMES if name not in arrays]:
+        raise UserError(f"{path} is no body model: it lacks an array ({missing[0]})")
     _check_model(arrays, path)
     nowhere = dict.fromkeys(vertex_ids["smplh"], 0)                      # we ask for no points on nose or fingertips
     parts = {f"create_{part}": False for part in ("betas", "global_orient", "body_pose", "transl")}
@@ -246,7 +255,10 @@ def _dress_smpl(wanted: Tensor, model) -> Character:
         return joint if joint < 22 else ancestor(parents[joint])
 
     lengths = (wanted[:, 1:] - wanted[:, list(HUMANML3D.parents[1:])]).norm(dim=-1).median(0).values
-    betas, size = fit_shape(model, lengths)
+    try:
+        betas, size = fit_shape(model, lengths)
+    except RuntimeError as error:                                       # no system of equations that can be solved
+        raise UserError("no shape of this body model has such bones; is the file damaged?") from error
     at_rest = size * _rest_joints(model, betas)
     offsets = at_rest - at_rest[[max(parent, 0) for parent in parents]]
     rig = replace(HUMANML3D, offsets=offsets[:22].numpy())
@@ -261,6 +273,8 @@ def _dress_smpl(wanted: Tensor, model) -> Character:
     full = replace(rig, joint_names=tuple(names), parents=tuple(parents), offsets=offsets.numpy())
     still = torch.eye(3, dtype=torch.float64).expand(len(wanted), len(parents) - 22, 3, 3)
     shape = model.v_template + torch.einsum("vcb,b->vc", model.shapedirs, betas)
+    found = {"bones": offsets, "surface": shape, "rotations": pose.rotations, "path": pose.root}
+    check_finite({name: value.detach() for name, value in found.items()}, "this body model")
     return Character(
         Pose(full, torch.cat([pose.rotations, still], dim=1), pose.root), size * shape - at_rest[0],
         model.faces_tensor.numpy(), model.lbs_weights, float(off), model, {"betas": betas, "size": size},

@@ -9,6 +9,7 @@ __all__ = ['ENDINGS', 't_pose_directions', 'measure_body', 'Pose', 'inverse_kine
 
 # %% ../../nbs/9_output/33_ik_and_bvh.ipynb #86dcf4a6
 import html
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +26,12 @@ from torch import Tensor
 
 from ..data.capture import read_bvh
 from ..features import features_to_joints
-from ..files import UserError, load_array, write_atomically
+from .. import files
+from ..files import UserError, check_finite, load_array, printable, write_atomically
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_between
 from ..player import page_html, player_code, player_html, player_scene
-from ..viewer import COLOURS, _check_joints, _check_motions, _floor, _metre, _sides, _strokes, project
+from ..experiment import _metre
+from ..viewer import COLOURS, _check_joints, _check_motions, _floor, _sides, _strokes, project
 
 # %% ../../nbs/9_output/33_ik_and_bvh.ipynb #e941268b
 _SIDEWAYS, _DOWN, _AHEAD = ("hip", "collar", "shoulder", "elbow", "wrist"), ("knee", "ankle"), ("midfoot", "foot")
@@ -164,6 +167,8 @@ def inverse_kinematics(joints: Tensor, rig: Skeleton = HUMANML3D) -> Pose:
     """
     rest = torch.as_tensor(rig.offsets).to(joints)
     children = _children(rig)
+    if flat := [rig.joint_names[joint] for joint, own in enumerate(children) if not own and not rest[joint].any()]:
+        raise ValueError(f"the bone to {flat[0]} has no length, so nothing says where it points")
     turned: list[Tensor] = []                                           # global rotations, (T, 3, 3) each
     reached = {0: joints[:, 0]}
     for joint, name in enumerate(rig.joint_names):
@@ -418,6 +423,7 @@ def save_mp4(path: str | Path, motions, skeleton: Skeleton = HUMANML3D, fps: flo
     clips = _check_motions(motions, skeleton)
     pages = draw_frames(clips, skeleton, title, fps)
     first = next(pages)
+    frames = max(map(len, clips.values()))
     with write_atomically(path) as temporary:
         video = imageio_ffmpeg.write_frames(
             temporary, first.size, fps=fps or skeleton.fps, codec="libx264", quality=7, macro_block_size=2,
@@ -431,9 +437,19 @@ def save_mp4(path: str | Path, motions, skeleton: Skeleton = HUMANML3D, fps: flo
         except OSError as error:                                        # its message holds the whole command line
             raise UserError(f"{path}: ffmpeg did not take the pictures ({str(error).splitlines()[0]}); is the disk "
                             "full, or ffmpeg without H.264? choose .gif or .html") from error
-        if temporary.stat().st_size == 0:
-            raise UserError(f"{path}: ffmpeg wrote nothing; is the disk full?")
-    return f"{max(map(len, clips.values()))} frames, {first.width} x {first.height} pixels"
+        if (whole := _count_frames(temporary)) != frames:  # ffmpeg says nothing of a disk that is full
+            raise UserError(f"{printable(path)}: the video holds {whole} of {frames} frames; is the disk full?")
+    return f"{frames} frames, {first.width} x {first.height} pixels"
+
+
+def _count_frames(path: Path) -> int:
+    "Frames that decode in a video; 0 for none, or no video."
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(path)[0]
+    except (OSError, RuntimeError):
+        return 0
 
 # %% ../../nbs/9_output/33_ik_and_bvh.ipynb #9b81279b
 @dataclass(frozen=True)
@@ -456,10 +472,14 @@ def save_motions(path: str | Path, motions: Mapping[str, Sequence[Mapping]]) -> 
         for number, motion in enumerate(shown)
         for key, value in motion.items()
     }
+    check_finite(arrays, printable(path))
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 # %% ../../nbs/9_output/33_ik_and_bvh.ipynb #a81fd55d
+_FARTHEST = 1e7  # from the origin; farther off, single precision does not tell two poses apart
+
+
 def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
     "Joints (..., T, J, 3) from joints or motion features, and whose they are; a `UserError` that says what is wrong."
     wanted = "joints (frames, 22 or 21, 3), a batch of those, or motion features (frames, 263 or 251)"
@@ -474,6 +494,8 @@ def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
             if not np.isfinite(array).all():
                 frame = int(np.argwhere(~np.isfinite(array))[0][-3])
                 raise UserError(f"{path} holds NaN or infinite positions, first in frame {frame}; repair or leave it out")
+            if (largest := np.abs(array).max()) > _FARTHEST:
+                raise UserError(f"{path} holds positions of {largest:.3g} {skeleton.unit}, which no motion reaches")
             return array, skeleton
     raise UserError(f"{path} has shape {array.shape}; expected {wanted}")
 
@@ -481,20 +503,21 @@ def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
 def _read_run(path: Path) -> list[Take]:
     "The motions that `save_motions` kept."
     groups: dict[str, dict[str, np.ndarray]] = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for key in arrays.files:
-                group, _, column = key.rpartition("/")
-                groups.setdefault(group, {})[column] = arrays[key]
-    except Exception as error:                                          # a damaged archive can bring up anything
-        raise UserError(f"cannot read the motions in {path} ({type(error).__name__}); it may be cut off") from error
+    for key, array in files.read_arrays(path, finite=False).items():
+        group, _, column = key.rpartition("/")
+        groups.setdefault(group, {})[column] = array
+    if not groups:
+        raise UserError(f"{printable(path)} holds no motions")
     takes = []
     for group, arrays in groups.items():
-        title = str(arrays.pop("prompt", group))
-        known = {name: _recognise(array, Path(f"{path}: {group}/{name}")) for name, array in arrays.items()}
+        group = printable(group, 80)
+        title = printable(arrays.pop("prompt", group))
+        known = {name: _recognise(array, Path(printable(f"{path}: {group}/{name}"))) for name, array in arrays.items()}
         if any(joints.ndim != 3 for joints, _ in known.values()) or not known:
             raise UserError(f"{path} does not hold the motions of a run: {group!r} is not joints (frames, joints, 3)")
-        panels = {name.replace("_", " "): joints for name, (joints, _) in known.items()}
+        if len({skeleton.name for _, skeleton in known.values()}) > 1:
+            raise UserError(f"{path} does not hold the motions of a run: {group!r} has joints of two skeletons")
+        panels = {printable(name.replace("_", " "), 80): joints for name, (joints, _) in known.items()}
         takes.append(Take(title, panels, next(iter(known.values()))[1]))
     return takes
 
@@ -507,17 +530,18 @@ def load_takes(path: str | Path) -> list[Take]:
     Raises `UserError` for anything else, no frames, NaN, or joints of another skeleton. No pickle is loaded.
     """
     path = Path(path)
-    if path.is_dir():
-        if not (path / "motions.npz").exists():
+    if files.is_folder(path):
+        if not os.path.lexists(path / "motions.npz"):
             raise UserError(f"{path} keeps no motions.npz: give a finished run, or a .npy file of joints")
         return _read_run(path / "motions.npz")
     if path.suffix == ".npz":
         return _read_run(path)
-    if path.suffix == ".bvh" and path.exists():
-        return [Take(path.stem, {"": read_bvh(path)})]
-    if path.exists() and path.suffix != ".npy":
+    files.check_file(path)
+    if path.suffix.lower() == ".bvh":
+        return [Take(path.stem, {"": read_bvh(files.check_file(path, files.LARGEST_ARRAYS))})]
+    if path.suffix != ".npy":
         raise UserError(f"{path}: cannot read motion from {path.suffix or 'a file without ending'}; give .npy, .bvh or a run")
-    joints, skeleton = _recognise(load_array(path), path)
+    joints, skeleton = _recognise(load_array(path, finite=False), path)
     if joints.ndim == 3:
         return [Take(path.stem, {"": joints}, skeleton)]
     return [Take(f"{path.stem} {number}", {"": clip}, skeleton) for number, clip in enumerate(joints, start=1)]
@@ -525,7 +549,9 @@ def load_takes(path: str | Path) -> list[Take]:
 # %% ../../nbs/9_output/33_ik_and_bvh.ipynb #98a7fc16
 def save_npy(path: str | Path, joints, skeleton: Skeleton = HUMANML3D, fps: float | None = None) -> str:
     """Write joints (T, J, 3) as float32 `.npy`; returns a line that says what was written. `fps` is not kept."""
-    array = _check_joints(joints, skeleton).astype(np.float32)
+    with np.errstate(over="ignore"):
+        array = _check_joints(joints, skeleton).astype(np.float32)
+    check_finite({"joints": array}, printable(path))                    # too large for single precision
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
     return f"joints {array.shape} in {skeleton.unit}"
@@ -567,8 +593,8 @@ def export_motion(
     `ValueError` for no frame, NaN, or joints that do not fit the skeleton.
     """
     path, clips = Path(path), _check_motions(motions, skeleton)
-    if fps is not None and not 0 < fps < 1000:
-        raise ValueError(f"fps is {fps}; expected frames a second between 0 and 1000")
+    if fps is not None and not 0.1 <= fps < 1000:
+        raise ValueError(f"fps is {fps}; expected frames a second from 0.1 to 1000")
     if path.suffix in _SEVERAL:
         return _SEVERAL[path.suffix](path, clips, skeleton, fps, title)
     if path.suffix not in _ONE:

@@ -5,6 +5,8 @@ import html
 import io
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -12,10 +14,15 @@ import numpy as np
 from mocapfree_nb.skeleton import HUMANML3D, Skeleton
 from mocapfree_nb.player import page_html, player_code, player_html, player_scene
 from mocapfree_nb.viewer import film_strips
+from mocapfree_nb.files import UserError, read_json
+from mocapfree_nb.skeleton import KIT_ML
 
-__all__ = ["report_html", "players_html", "comparison_rows", "comparison_text", "comparison_html"]
+__all__ = [
+    "report_html", "players_html", "read_report", "comparison_rows", "comparison_text", "comparison_html", "column_names",
+    "held_out", "skeleton_in",
+]
 
-LABELS = {"before": "before", "after": "after", "full_data": "saw the action"}
+COLUMNS = ("before", "after", "full_data")
 METRICS = {  # key -> (name, which way is better, what it says)
     "verified": ("verified", "↑", "share of motions that pass a check by geometry alone; no network is asked"),
     "r_precision": (
@@ -32,6 +39,7 @@ METRICS = {  # key -> (name, which way is better, what it says)
     "foot_skate": ("foot skating", "↓", "share of frames in which a resting foot slides"),
     "n": ("motions", "", "how many motions were generated for this column"),
 }
+RANGES = {"verified": (0, 1), "r_precision": (0, 1), "foot_skate": (0, 1), "n": (1, math.inf)}
 STYLE = """
 :root{color-scheme:light dark;--text:#1f2328;--soft:#59636e;--page:#fff;--line:#d1d9e0;--panel:#f6f8fa;
 --mark:#0072B2}
@@ -53,13 +61,34 @@ li{overflow-wrap:anywhere}td.value{text-align:left;white-space:normal;overflow-w
 """
 
 
+def held_out(report: Mapping) -> bool:
+    """True where no prompt of the target that was asked had been practised; reports say so, or the prompts they list do."""
+    if isinstance(report.get("held_out"), bool):
+        return report["held_out"]
+    prompts = report.get("prompts")
+    lists = [prompts.get(key) or [] for key in ("practised", "asked")] if isinstance(prompts, Mapping) else [[], []]
+    return not set(map(str, lists[0])) & set(map(str, lists[1]))
+
+
+def column_names(report: Mapping) -> dict[str, str]:
+    """What the columns of a report are called: only a target with motion of its own can have been seen in training."""
+    saw = "other model" if report.get("experiment") == "free" else "saw the action"
+    return {"before": "before", "after": "after", "full_data": saw}
+
+
+def skeleton_in(motions: Mapping[str, np.ndarray]) -> Skeleton:
+    """The skeleton that joints (frames, joints, 3), by name, belong to; HumanML3D's where it cannot be told."""
+    sizes = {joints.shape[-2] for joints in motions.values()}
+    return KIT_ML if sizes == {KIT_ML.num_joints} else HUMANML3D
+
+
 def _escape(value: object) -> str:
     return html.escape(str(value))
 
 
 def _number(value: object) -> float | None:
     "A finite float, or None for anything else (None, NaN, words)."
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return None
     return float(value)
 
@@ -71,7 +100,7 @@ def _percent(value: object) -> str:
 
 def _cell(key: str, value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return " / ".join("–" if _number(v) is None else f"{v:.3f}" for v in value)
+        return " / ".join("–" if _number(v) is None else f"{_number(v):.3f}" for v in value)
     number = _number(value)
     if number is None:
         return "–"
@@ -109,13 +138,15 @@ def _headline(report: Mapping) -> tuple[str, list[str]]:
         return f"{name}: nothing measured", ["This run has no numbers before and after to compare."]
     gain = new - old
     word = "learnt" if gain >= 0.5 else "partly learnt" if gain >= 0.1 else "not learnt"
+    asked = "in words it had not practised" if held_out(report) else "for the very prompts that it practised"
     lines = [
-        "The model was asked in words it had not practised. "
+        f"The model was asked {asked}. "
         f"Before adaptation {_percent(old)} of its motions {what}, afterwards {_percent(new)}."
     ]
     full = _number(_first(target.get("full_data") or {}, key))
     if full is not None:
-        lines.append(f"A model that was shown such motions reaches {_percent(full)}.")
+        other = "The other model" if report.get("experiment") == "free" else "A model that was shown such motions"
+        lines.append(f"{other} reaches {_percent(full)}.")
     kept = [_first(original.get(side) or {}, key) for side in ("before", "after")]
     if all(_number(value) is not None for value in kept):
         lines.append(f"On everything else: {_percent(kept[0])} before, {_percent(kept[1])} after ({_points(*kept)}).")
@@ -129,10 +160,10 @@ def _headline(report: Mapping) -> tuple[str, list[str]]:
     return f"{name}: {word} from text alone", lines
 
 
-def _table(part: Mapping, caption: str) -> str:
-    columns = [key for key in LABELS if part.get(key)]
+def _table(part: Mapping, caption: str, names: Mapping[str, str]) -> str:
+    columns = [key for key in COLUMNS if part.get(key)]
     marks = {key: ' class="now"' * (key == "after") for key in columns}
-    head = "".join(f'<th scope="col"{marks[key]}>{LABELS[key]}</th>' for key in columns)
+    head = "".join(f'<th scope="col"{marks[key]}>{names[key]}</th>' for key in columns)
     rows = []
     for key, (name, better, meaning) in METRICS.items():
         if not any(key in part[column] for column in columns):
@@ -203,22 +234,23 @@ def _chart(name: str, points: Sequence[tuple[float, float]], width: int = 320, h
     )
 
 
-def _picture(motion: Mapping) -> str:
+def _picture(motion: Mapping, names: Mapping[str, str]) -> str:
     "The first motion before and after as a film strip, in the page itself."
-    rows = {LABELS[key]: motion[key] for key in LABELS if key in motion}
+    rows = {names[key]: motion[key] for key in COLUMNS if key in motion}
     buffer = io.BytesIO()
-    film_strips(rows, title=str(motion.get("prompt", ""))).savefig(buffer, format="png", dpi=90)
+    film_strips(rows, skeleton_in(rows), title=str(motion.get("prompt", ""))).savefig(buffer, format="png", dpi=90)
     words = f"Film strip, rows {', '.join(rows)}: a figure asked to do this: {motion.get('prompt', '')}"
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<p><img alt="{_escape(words)}" src="data:image/png;base64,{data}"></p>'
 
 
-def _players(motions: Sequence[Mapping]) -> str:
+def _players(motions: Sequence[Mapping], names: Mapping[str, str]) -> str:
     parts = []
     for motion in motions:
-        panels = {LABELS[key]: motion[key] for key in LABELS if key in motion}
+        panels = {names[key]: motion[key] for key in COLUMNS if key in motion}
         if panels:
-            parts.append(f"<h3>“{_escape(motion.get('prompt', ''))}”</h3>{player_html(player_scene(panels), code=False)}")
+            player = player_html(player_scene(panels, skeleton_in(panels)), code=False)
+            parts.append(f"<h3>“{_escape(motion.get('prompt', ''))}”</h3>{player}")
     return "".join(parts)
 
 
@@ -264,7 +296,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     (frames, joints, 3) under `before`, `after` and `full_data` where there are any. Everything is escaped; what is
     missing is left out.
     """
-    motions = motions or {}
+    motions, names = motions or {}, column_names(report)
     target, original = report.get("target", {}), report.get("original", {})
     title, sentences = _headline(report)
     facts = [str(report[key]) for key in ("experiment", "device") if report.get(key)]
@@ -276,18 +308,20 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     body = [f"<p class=soft>{_escape(' · '.join(facts))}</p><h1>{_escape(title)}</h1>"]
     body.append(f'<p class="lead">{_escape(" ".join(sentences))}</p>')
     if shown and "after" in shown[0]:
-        body.append(_picture(shown[0]))
-    body.append("<h2>The action it was to learn</h2>" + _table(target, "Held-out prompts for the target"))
+        body.append(_picture(shown[0], names))
+    asked = "Held-out prompts for the target" if held_out(report) else "The prompts that were practised"
+    body.append("<h2>The action it was to learn</h2>" + _table(target, asked, names))
     gap = _number(report.get("gap_closed"))
     if gap is not None:
-        body.append(f"<p>Of the R-precision@1 gap to the model that saw the action, {100 * gap:.0f}% is closed.</p>")
+        other = names["full_data"] if report.get("experiment") == "free" else "model that saw the action"
+        body.append(f"<p>Of the R-precision@1 gap to the {other}, {100 * gap:.0f}% is closed.</p>")
     if shown:
         body.append("<p class=soft>The first prompts of the list, not the best ones. Drag to turn, space to play.</p>")
-    body.append(_players(shown))
+    body.append(_players(shown, names))
     body.append("<h2>What was forgotten</h2>" + _forgotten(original))
     if original:
-        body.append(_table(original, "Prompts for everything else"))
-    body.append(_players(motions.get("original", [])))
+        body.append(_table(original, "Prompts for everything else", names))
+    body.append(_players(motions.get("original", []), names))
     charts = [_chart(name, points) for name, points in _series(report.get("curves") or []).items()]
     if charts:
         body.append(f'<h2>Training</h2><div class="charts">{"".join(charts)}</div>')
@@ -314,6 +348,45 @@ def players_html(prompts: Sequence[str], motions: Sequence[np.ndarray], skeleton
     return page_html(title, f"<h1>{_escape(title)}</h1>{''.join(players)}{player_code()}", STYLE)
 
 
+def read_report(path: str | os.PathLike) -> dict:
+    """What an adaptation wrote as `report.json`.
+
+    Raises `UserError` for a file that cannot be read, or is not whole.
+    """
+    report = read_json(path)
+
+    def check(fits: bool, where: str, wanted: str) -> None:
+        if not fits:
+            raise UserError(f"{path} is not the report of an adaptation: {where} should be {wanted}; it may be damaged")
+
+    def check_mapping(value: object, where: str) -> None:
+        check(isinstance(value, dict), where, "a JSON object")
+
+    def check_number(value: object, where: str, least: float = -math.inf, most: float = math.inf) -> None:
+        fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most)
+        check(fits, where, "a number" if least == -math.inf else f"a number from {least:g} to {most:g}")
+
+    for part in ("target", "original", "reward", "config"):
+        check_mapping(report.get(part), part)
+    for part in ("target", "original"):
+        for side in COLUMNS if report[part].get("full_data") is not None else COLUMNS[:2]:
+            row, where = report[part].get(side), f"{part}.{side}"
+            check_mapping(row, where)
+            found = row.get("r_precision")
+            check(isinstance(found, list) and len(found) > 0, f"{where}.r_precision", "a list of numbers")
+            for key, values in ({key: [row.get(key)] for key in METRICS} | {"r_precision": found}).items():
+                for value in values:
+                    check_number(value, f"{where}.{key}", *RANGES.get(key, ()))
+    for where, value in {"wall_clock_s": report.get("wall_clock_s"), "gap_closed": report.get("gap_closed")}.items():
+        check_number(value, where)
+    for side in ("before", "after"):
+        check_number(report["reward"].get(side), f"reward.{side}")
+    curves, prompts = report.get("curves", []), report.get("prompts", {})
+    check(isinstance(curves, list) and all(isinstance(record, dict) for record in curves), "curves", "a list of objects")
+    check(isinstance(prompts, dict) and all(isinstance(some, list) for some in prompts.values()), "prompts", "lists by name")
+    return report
+
+
 def comparison_rows(reports: Mapping[str, Mapping], costs: Mapping[str, Mapping]) -> list[dict[str, str]]:
     """Runs side by side, one row of printable cells each: name -> what its `report.json` holds, and what a round costs.
 
@@ -334,13 +407,13 @@ def comparison_rows(reports: Mapping[str, Mapping], costs: Mapping[str, Mapping]
             {
                 "run": name,
                 "model": str(report["config"].get("architecture", "MotionDenoiser")),
-                "reward": f"{fixed(report['reward']['before'], 2)} → {fixed(report['reward']['after'], 2)}",
-                "verified": change(target, lambda row: _percent(row["verified"])),
+                "reward": f"{fixed(report['reward'].get('before'), 2)} → {fixed(report['reward'].get('after'), 2)}",
+                "verified": change(target, lambda row: _percent(row.get("verified"))),
                 "R-precision@1": change(target, lambda row: fixed(row["r_precision"][0], 2)),
-                "FID": change(target, lambda row: fixed(row["fid"], 1)),
-                "others verified": change(others, lambda row: _percent(row["verified"])),
+                "FID": change(target, lambda row: fixed(row.get("fid"), 1)),
+                "others verified": change(others, lambda row: _percent(row.get("verified"))),
                 "others R-precision@1": change(others, lambda row: fixed(row["r_precision"][0], 2)),
-                "minutes": fixed(report["wall_clock_s"] / 60, 1),
+                "minutes": fixed((_number(report.get("wall_clock_s")) or math.nan) / 60, 1),
                 "rollout": f"{fixed(cost.get('rollout_s'), 2)} s",
                 "update": f"{fixed(cost.get('update_s'), 2)} s",
                 "memory": f"{fixed(cost.get('update_mib'), 0)} MiB",
@@ -365,8 +438,9 @@ def comparison_html(rows: Sequence[Mapping[str, str]]) -> str:
         for key in keys
     )
     note = (
-        "Before → after adaptation, on held-out prompts; “others” are the actions that were not trained. Rollout, update "
-        "and memory (above what the process held before) are those of one round of 16 motions of 48 frames."
+        "Before → after adaptation, on held-out prompts (a run of free prompts: on those it practised); “others” are the "
+        "actions that were not trained. Rollout, update and memory (above what the process held before) are those of one "
+        "round of 16 motions of 48 frames."
     )
     return page_html(
         title,

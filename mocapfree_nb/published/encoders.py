@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..features import length_mask
-from ..files import UserError, load_array
+from ..files import MEBIBYTE, UserError, check_finite, load_array, printable, read_bytes
 from ..models.latent import PostNormBlock
 from ..models.mdm import interleaved_sinusoids
 from ..retrieval import TextMotionModel
@@ -226,16 +226,17 @@ def read_pickled_words(path: str | Path) -> list[str | int]:
     Raises `UserError` for a file that cannot be read, or holds anything else.
     """
     values: list[str | int] = []
+    content = read_bytes(path, 4 * MEBIBYTE)
     try:
-        for opcode, argument, _ in pickletools.genops(Path(path).read_bytes()):
+        for opcode, argument, _ in pickletools.genops(content):
             if opcode.name in _STRINGS | _INTEGERS:
                 values.append(argument)
             elif opcode.name not in _HARMLESS:
-                raise UserError(f"{path} holds more than words (pickle instruction {opcode.name}); it is not opened")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, UnicodeError, IndexError, KeyError, OverflowError, MemoryError) as error:
-        raise UserError(f"{path} is not a pickled list of words ({error})") from error
+                raise UserError(f"{printable(path)} holds more than words (pickle instruction {opcode.name}); it is not opened")
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f"{printable(path)} is not a pickled list of words ({printable(error)})") from error
     return values
 
 # %% ../../nbs/8_published/30_encoders.ipynb #1df13102
@@ -246,12 +247,18 @@ def read_word_vectors(folder: str | Path) -> tuple[list[str], np.ndarray]:
     """
     folder = Path(folder)
     vectors, words = load_array(folder / "our_vab_data.npy"), read_pickled_words(folder / "our_vab_words.pkl")
+    words = [word for word in words if isinstance(word, str)]
     pairs = read_pickled_words(folder / "our_vab_idx.pkl")
     row = dict(zip(pairs[::2], pairs[1::2], strict=False))
-    known = [word for word in words if isinstance(row.get(word), int) and 0 <= row[word] < len(vectors)]
-    if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(known) != len(words):
-        raise UserError(f"{folder}: our_vab_idx.pkl does not give each of the {len(words)} words a row of our_vab_data.npy")
-    return words, vectors[[row[word] for word in words]]
+    sound = vectors.ndim == 2 and vectors.dtype.kind == "f" and vectors.shape[1] > 0
+    known = [word for word in words if sound and isinstance(row.get(word), int) and 0 <= row[word] < len(vectors)]
+    if not known or len(known) != len(words):
+        where = printable(folder)
+        raise UserError(f"{where}: our_vab_idx.pkl does not give each of the {len(words)} words a row of our_vab_data.npy")
+    with np.errstate(over="ignore"):  # of double precision, what does not fit into single
+        vectors = vectors[[row[word] for word in words]].astype(np.float32)
+    check_finite({"": vectors}, printable(folder / "our_vab_data.npy"))
+    return words, vectors
 
 # %% ../../nbs/8_published/30_encoders.ipynb #86b1325e
 class GuoWords:
@@ -270,6 +277,7 @@ class GuoWords:
                 "sos, eos and unk among them"
             )
         self.vectors = np.asarray(vectors, np.float32)
+        check_finite({"": self.vectors}, "word vectors")
         self.row = {word: i for i, word in enumerate(words)}
         self.tokens = dict(tokens or {})
         seen = (token.rpartition("/") for line in self.tokens.values() for token in line.split())
