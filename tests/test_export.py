@@ -23,6 +23,7 @@ from mocapfree_nb.export import (
     save_motions,
     save_mp4,
 )
+from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, forward_kinematics
