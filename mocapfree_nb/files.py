@@ -204,6 +204,12 @@ def read_json(path: str | os.PathLike, largest: int = LARGEST_TEXT) -> dict:
 
 # Arrays of numpy
 
+HOW_TO_SAVE = (
+    "MDM's results.npy is one: where it was made, write the joints of each motion to a file of its own, "
+    "d = np.load('results.npy', allow_pickle=True).item(); for i, (m, n) in enumerate(zip(d['motion'], d['lengths'])): "
+    "np.save(f'{i:06d}.npy', m.transpose(2, 0, 1)[:n])"
+)
+
 
 def _read_array(file: BinaryIO, size: int, name: str) -> np.ndarray:
     """The array of an open .npy file or member of `size` bytes, once its header promises no more than that."""
@@ -218,7 +224,10 @@ def _read_array(file: BinaryIO, size: int, name: str) -> np.ndarray:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(io.BytesIO(header))
     if dtype.kind not in "biufUS" or dtype.subdtype or dtype.itemsize > 65_536:
-        raise UserError(f"{name} is not a plain .npy array but holds {printable(dtype, 60)}; pickled objects are never loaded")
+        advice = f" ({HOW_TO_SAVE})" if dtype.hasobject else ""
+        raise UserError(
+            f"{name} is not a plain .npy array but holds {printable(dtype, 60)}; pickled objects are never loaded{advice}"
+        )
     count = math.prod(shape)
     if len(shape) > 32 or min(shape, default=0) < 0 or max(shape, default=0) >= 2**40:
         raise UserError(f"{name} claims the shape {printable(shape, 80)}")

@@ -1,7 +1,6 @@
-"""What can be measured on a body of joints: headings, ways over ground, limbs; smoothed, over a measured floor.
+"""What can be measured on a body of joints: headings, ways over ground, limbs; smoothed, over a measured floor."""
 
-The machinery of lesson 03: `verify` reads these quantities and nothing else.
-"""
+# The machinery of lesson 03: `verify` reads these quantities and nothing else.
 
 from functools import cached_property
 

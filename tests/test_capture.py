@@ -607,7 +607,7 @@ def test_gender_is_read_however_it_is_stored(tmp_path):
     amass(tmp_path / "a.npz", gender=np.array(b"female"))
     assert read_amass(tmp_path / "a.npz", tmp_path / "bodies").shape == (41, 22, 3)
     amass(tmp_path / "a.npz", gender=np.array("\x1b[31munknown"))
-    with pytest.raises(UserError, match=r"gender '\?\[31munknown'"):
+    with pytest.raises(UserError, match=r"gender '\\x1b\[31munknown'"):
         read_amass(tmp_path / "a.npz", tmp_path / "bodies")
 
 
@@ -633,7 +633,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
     data = (tmp_path / "a.npz").read_bytes()
     at = data.rindex(b"PK\x01\x02")  # the directory states 3 GB
     (tmp_path / "a.npz").write_bytes(data[: at + 24] + (3 * 2**30).to_bytes(4, "little") + data[at + 28 :])
-    with pytest.raises(UserError, match="3.0 GB"):
+    with pytest.raises(UserError, match="unpacks to 3,072 MiB"):
         _arrays(tmp_path / "a.npz", names)
 
 

@@ -6,6 +6,7 @@ import shutil
 import time
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mocapfree_nb.data.convert import convert_skeleton
 from mocapfree_nb.data.folders import DataFolder, pack_path, parse_captions, read_recordings
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
+from mocapfree_nb.output.export import load_takes
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
@@ -119,6 +121,77 @@ def test_parts_of_speech_and_spans_are_read():
         ("he falls", "he/PRON fall/VERB", 1.5, 4),
     ]
     assert faults == []
+
+
+INPUTS = Path(__file__).parent / "inputs"
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ((INPUTS / "caption_with_hash.txt").read_text(), ("a person takes step #2 and stops", "a/DET person/NOUN", 0, 0)),
+        ("#1 dancer spins#1/NUM dancer/NOUN#1.5#4", ("#1 dancer spins", "1/NUM dancer/NOUN", 1.5, 4)),
+        ("walks##0.0#0.0", ("walks", "", 0, 0)),
+        ("step #2, then stop", ("step #2, then stop", "", 0, 0)),
+        ("poses #1, #2 and #3", ("poses #1, #2 and #3", "", 0, 0)),
+        ("do #1 #2 #3", ("do #1 #2 #3", "", 0, 0)),
+        ("jumps #2#jumps/VERB #2/NUM#0#0", ("jumps #2", "jumps/VERB #2/NUM", 0, 0)),
+        ("he waves#he/PRON wave/VERB", ("he waves", "", 0, 0)),
+    ],
+)
+def test_a_caption_may_hold_a_hash(line, wanted):
+    captions, faults = parse_captions(line)
+    assert [tuple(caption) for caption in captions] == [wanted] and faults == []
+
+
+def test_arrays_as_mdm_writes_them(tmp_path):
+    root = write_joints(tmp_path, lambda clip: clip)
+    other = write_joints(tmp_path / "mdm", lambda clip: clip.transpose(1, 2, 0))  # (22, 3, frames)
+    batch = write_joints(tmp_path / "batch", lambda clip: clip[None].transpose(0, 2, 3, 1))  # (1, 22, 3, frames)
+    corpora = [quietly(load_corpus, folder) for folder in (root, other, batch)]
+    for corpus in corpora[1:]:
+        assert all(np.array_equal(a.features, b.features) for a, b in zip(corpus, corpora[0], strict=True))
+    np.save(other / "new_joints/000.npy", np.zeros((10, 22, 3, 120)))
+    said = dict(quietly(load_corpus, other).skipped)["000"]
+    assert "10 motions; save each by itself" in said and "array[i].transpose(2, 0, 1)[:length]" in said
+
+
+def test_a_pickle_of_results_is_never_loaded_and_how_to_save_it_is_said(tmp_path):
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return (marker.touch, ())
+
+    (tmp_path / "out").mkdir()
+    np.save(tmp_path / "out/results.npy", np.array({"motion": Evil()}, dtype=object), allow_pickle=True)
+    marker.unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"a pickle, which is never loaded: .*m.transpose\(2, 0, 1\)\[:n\]"):
+        load_corpus(tmp_path / "out")
+    with pytest.raises(UserError, match=r"never loaded.*transpose\(2, 0, 1\)"):
+        load_takes(tmp_path / "out/results.npy")
+    assert not marker.exists()
+
+
+def write_joints(root: Path, change) -> Path:
+    made = generate_clips(3, seed=0)
+    for part in ("new_joints", "texts"):
+        (root / part).mkdir(parents=True)
+    for i in range(3):
+        np.save(root / f"new_joints/{i:03d}.npy", change(np.asarray(made.joints[i, : made.lengths[i]])))
+        (root / f"texts/{i:03d}.txt").write_text("a person moves\n")
+    return root
+
+
+def test_endings_in_upper_case_and_rows_that_match_no_file(tmp_path):
+    for name in ("a.BVH", "sub/b.Bvh", "c.bvh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((INPUTS / "UPPER_CASE.BVH").read_bytes())
+    rows = ["name,caption", "a.BVH,she walks", "sub\\B,he walks", "./c,they walk", "sub/b,it walks", "d.bvh,nobody", "e,nobody"]
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    corpus = quietly(load_corpus, tmp_path, min_frames=8)
+    assert [(clip.name, clip.captions[0]) for clip in corpus] == [("a", "she walks"), ("c", "they walk"), ("sub/b", "it walks")]
+    assert dict(corpus.skipped)["captions.csv"] == "3 of its names match no file: d and 2 more; names are written like a"
 
 
 def test_humanml3d_as_it_ships(shipped):

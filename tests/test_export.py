@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from mocapfree_nb import cli
+from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
 from mocapfree_nb.output import export
 from mocapfree_nb.output.export import (
@@ -319,3 +320,16 @@ def test_a_bvh_file_comes_back_as_motion(tmp_path):
     assert back.shape == MOTIONS[0].shape
     place = MOTIONS[0][:, :1] - back[:, :1]
     assert np.abs(back + place - MOTIONS[0]).max() < 0.01
+
+
+def test_arrays_as_mdm_writes_them_are_shown_and_normalised_features_are_not(tmp_path):
+    made = generate_clips(2, seed=0)
+    clip = np.asarray(made.joints[0, : made.lengths[0]])
+    np.save(tmp_path / "one.npy", clip.transpose(1, 2, 0))  # (22, 3, frames)
+    np.save(tmp_path / "many.npy", np.stack([clip, clip]).transpose(0, 2, 3, 1))  # (2, 22, 3, frames)
+    (one,), many = load_takes(tmp_path / "one.npy"), load_takes(tmp_path / "many.npy")
+    assert np.array_equal(one.panels[""], clip) and len(many) == 2 and np.array_equal(many[1].panels[""], clip)
+    rows = joints_to_features(clip).numpy()
+    np.save(tmp_path / "normal.npy", (rows - rows.mean(0)) / (rows.std(0) + 1e-3))
+    with pytest.raises(UserError, match="normal.npy holds normalised features; save them in physical units"):
+        load_takes(tmp_path / "normal.npy")

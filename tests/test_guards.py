@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from mocapfree_nb.corpus import load_corpus
+from mocapfree_nb.data import folders
 from mocapfree_nb.data.checks import (
     check_embedding_order,
+    is_normalised,
     normalisation_kind,
     normalisation_ratio,
     pace,
     toes_forward,
+    unit_of,
 )
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.evaluator import EvaluatorModel
@@ -102,6 +105,87 @@ def test_no_guard_speaks_about_real_motion():
     assert said(DATA / "bandai_h3d") == ""
     vectors = np.load(DATA / "humanml3d_sample/new_joint_vecs/012314.npy")
     assert toes_forward(vectors) > 0 and 0.75 < pace(vectors) < 3.2
+
+
+# --- units, up, normalised twice -------------------------------------------------------------------------
+
+
+def opened(root: Path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        return load_corpus(root), "\n".join(str(one.message) for one in caught)
+
+
+def same_motion(corpus, other, atol=1e-4):
+    pairs = list(zip(corpus, other, strict=True))
+    return len(pairs) > 8 and all(np.abs(a.features - b.features).max() < atol for a, b in pairs)
+
+
+@pytest.mark.parametrize(("unit", "size"), [("centimetres", 100), ("millimetres", 1000)])
+def test_joints_in_another_unit_are_converted_and_that_is_said(tmp_path, unit, size):
+    plain, _ = opened(write(tmp_path / "a", JOINTS))
+    corpus, said_ = opened(write(tmp_path / "b", [size * clip for clip in JOINTS]))
+    assert f"24 of 24 clips looked at have joints in {unit}; they are divided by {size}, to metres" in said_
+    assert same_motion(corpus, plain)
+
+
+def test_a_unit_that_is_none_of_them_is_said_and_left(tmp_path):
+    corpus, said_ = opened(write(tmp_path / "a", [39.37 * clip for clip in JOINTS]))
+    assert "unknown unit" in said_ and "the root is 3" in said_ and corpus[0].features[:, 3].mean() > 30
+
+
+@pytest.mark.parametrize("axes", [[2, 0, 1], [1, 2, 0]], ids=["z up", "x up"])
+def test_joints_with_another_axis_up_are_turned_not_mirrored(tmp_path, axes):
+    turned = [clip[..., axes] for clip in JOINTS]  # cyclic: a rotation
+    corpus, said_ = opened(write(tmp_path / "a", turned))
+    assert f"the joints have {'z' if axes[0] == 2 else 'x'} up; they are turned" in said_ and "mirrored" not in said_
+    assert min(toes_forward(clip.features) for clip in corpus) > 0
+    assert np.median([clip.features[:, 3].mean() for clip in corpus]) == pytest.approx(0.9, abs=0.1)
+
+
+def test_z_up_by_a_swap_of_axes_is_turned_and_said_to_be_mirrored(tmp_path):
+    assert "mirrored" in said(write(tmp_path / "a", [clip[..., [0, 2, 1]] for clip in JOINTS]))
+
+
+def test_a_few_who_lie_are_left_lying_and_asked_about(tmp_path):
+    corpus, said_ = opened(write(tmp_path / "a", [clip[..., [2, 0, 1]] for clip in JOINTS[:3]]))
+    assert "nearly everybody lies" in said_ and "turned so that" not in said_ and "mirrored" not in said_ and len(corpus) == 3
+
+
+def test_a_note_is_kept_by_a_pack(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "PACK_FROM", 2)
+    monkeypatch.setenv("MOCAPFREE_CACHE", str(tmp_path / "cache"))
+    root = write(tmp_path / "a", [1000 * clip for clip in JOINTS])
+    (first, once), (second, again) = opened(root), opened(root)
+    assert list((tmp_path / "cache").iterdir()) and once == again and "millimetres" in once
+    assert same_motion(first, second, 0 + 1e-9)
+
+
+def test_normalised_features_are_taken_back_or_refused(tmp_path):
+    raw = [joints_to_features(clip).numpy() for clip in JOINTS]
+    mean, std = np.concatenate(raw).mean(0), deviations().astype(np.float32)
+    for name, given in (("a", True), ("b", False)):
+        root = write(tmp_path / name, JOINTS)
+        (root / "new_joint_vecs").mkdir()
+        for i, rows in enumerate(raw):
+            np.save(root / f"new_joint_vecs/{i:03d}.npy", (rows - mean) / std)
+            (root / f"new_joints/{i:03d}.npy").unlink()
+        if given:
+            np.save(root / "Mean.npy", mean)
+            np.save(root / "Std.npy", std)
+    corpus, said_ = opened(tmp_path / "a")
+    assert "normalised features" in said_ and "taken back with Mean.npy and Std.npy" in said_
+    assert all(np.abs(clip.features - rows).max() < 1e-4 for clip, rows in zip(corpus, raw, strict=True))
+    with pytest.raises(UserError, match="holds normalised features; the raw ones are wanted, or Mean.npy and Std.npy"):
+        load_corpus(tmp_path / "b")
+
+
+def test_units_and_normalisation_of_clips():
+    for clip in JOINTS:
+        assert [unit_of(clip * size) for size in (1, 100, 1000, 10, 39.37)] == ["metres", "centimetres", "millimetres", "", ""]
+        assert not is_normalised(joints_to_features(clip).numpy())
+    generator = np.random.default_rng(0)
+    assert not is_normalised(generator.normal(size=(60, 263))) and not is_normalised(np.ones((30, 263)))
 
 
 # --- the normalisation ---------------------------------------------------------------------------------

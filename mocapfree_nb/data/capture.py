@@ -8,7 +8,6 @@ __all__ = ['find_joints', 'to_humanml3d', 'RigsOfFolder', 'read_bvh', 'find_body
 # %% ../../nbs/8_published/27_capture.ipynb #d2bc0f65
 import os
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .. import files
 from ..bvh import Bvh, load_bvh
 from .convert import add_collars, assemble, resample, unit
 from ..features import retarget
-from ..files import UserError
+from ..files import UserError, printable
+from .checks import turn_up
 from ..skeleton import HUMANML3D
 
 # %% ../../nbs/8_published/27_capture.ipynb #95cd04da
@@ -117,8 +118,8 @@ def find_joints(names: list[str], parents: list[int] | None = None) -> dict[str,
     found = {f"{side}_{part}": joint for side in ("left", "right") for part, joint in _limbs(own[side], parents).items()}
     limbs = ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")
     if missing := [name for side in ("left", "right") for part in limbs if (name := f"{side}_{part}") not in found]:
-        known = "".join(c if c.isprintable() else "?" for c in ", ".join(filter(None, names[:60])))
-        raise UserError(f"no joint found for {', '.join(missing)}; the file's joints are {known[:800]}")
+        known = printable(", ".join(filter(None, names)), 800)
+        raise UserError(f"no joint found for {', '.join(missing)}; the file's joints are {known}")
     for part in ("neck", "head"):
         if hit := [own[""][word] for word in _PARTS[part].split() if word in own[""]]:
             found[part] = hit[0]
@@ -143,13 +144,6 @@ def _stands(rest: np.ndarray, at: Mapping[str, int]) -> bool:
     lower, upper = -feet, rise + feet
     size = np.linalg.norm(lower) * np.linalg.norm(upper)
     return bool(size > 0 and lower @ upper > 0.5 * size)
-
-
-def _turn_up(rise: np.ndarray) -> np.ndarray:
-    """The rotation (3, 3) by right angles that brings the axis nearest to `rise` to +y."""
-    axis = int(np.abs(rise).argmax())
-    turn = np.array({0: [[0, -1, 0], [1, 0, 0], [0, 0, 1]], 1: np.eye(3), 2: [[1, 0, 0], [0, 0, 1], [0, -1, 0]]}[axis], float)
-    return turn if rise[axis] >= 0 else np.diag([1.0, -1.0, -1.0]) @ turn
 
 # %% ../../nbs/8_published/27_capture.ipynb #3842459c
 _UPPER = [HUMANML3D.joint_names.index(name) for name in ("spine1", "spine2", "spine3", "neck", "head")]
@@ -234,7 +228,7 @@ def to_humanml3d(
     stands = rest is not None and _stands(rest, at)
     if stands:
         rise = _rise(rest[None], at)
-    turn = _turn_up(_rise(joints, at) if rise is None else rise)
+    turn = turn_up(_rise(joints, at) if rise is None else rise)
     joints, standing = joints @ turn.T, rest[None] @ turn.T if stands else joints @ turn.T
     where = {name: joints[:, index] for name, index in at.items()} | _trunk(joints, at, parents)
     hips = _upright(_pelvis_axes(joints, at, parents), _pelvis_axes(standing, at, parents))
@@ -273,10 +267,6 @@ def _on_our_body(where: Mapping[str, np.ndarray], scale: float) -> np.ndarray:
     return assemble(bones, scale * hips - middle, HUMANML3D)
 
 # %% ../../nbs/8_published/27_capture.ipynb #f5772f6a
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def _rest_in_the_world(rig: Bvh, at: Mapping[str, int]) -> np.ndarray:
     """The rest pose (J, 3), turned as the joints above the pelvis turn it in the first frame."""
     over = rig.parents[at["pelvis"]]
@@ -371,29 +361,15 @@ def _family_of_body(path: Path) -> str:
     return "SMPL-X" if regressor.ndim == 2 and len(regressor) >= 54 else "SMPL-H"
 
 # %% ../../nbs/8_published/27_capture.ipynb #03558772
-_MAX_ARRAY = 2**30  # bytes of one array
-
-
 def _arrays(path: Path, names: Mapping[str, str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Some arrays of an .npz, without ever running a pickle. Raises `UserError`; `names` says what each is for."""
-    if not path.is_file():
-        raise UserError(f"{path.name} is no file")
+    """Some arrays of an .npz, up to 1 GiB. Raises `UserError`; `names` says what each is for."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if missing := [name for name in names if name not in archive.files]:
-                raise UserError(f"{path.name} has no {', '.join(names[name] for name in missing)} ({', '.join(missing)})")
-            wanted = [*names, *(name for name in optional if name in archive.files)]
-            for name in wanted:
-                size = max(part.file_size for part in archive.zip.infolist() if part.filename in (name, f"{name}.npy"))
-                if size > _MAX_ARRAY:
-                    raise UserError(f"{path.name}: {name} would take {size / 2**30:.1f} GB; that is no capture")
-            return {name: archive[name] for name in wanted}
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path.name} cannot be read ({_one_line(error)})") from error
-    except Exception as error:  # a damaged archive can bring up anything
-        raise UserError(f"{path.name} cannot be read ({type(error).__name__})") from error
+        found = files.read_arrays(path, {*names, *optional}, 2**30, path.parent, finite=False)
+    except UserError as error:
+        raise UserError(f"{path.name} cannot be read ({error})") from error
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{path.name} has no {', '.join(names[name] for name in missing)} ({', '.join(missing)})")
+    return found
 
 # %% ../../nbs/8_published/27_capture.ipynb #653e5b56
 @lru_cache(maxsize=8)
@@ -475,11 +451,10 @@ def _rate_and_gender(path: Path) -> tuple[float, str]:
         fps = float(np.asarray(found[name]).reshape(-1)[0])
         gender = _word(found["gender"]) if "gender" in found else "neutral"
     except Exception as error:
-        raise UserError(f"{path.name} has a damaged frame rate or gender ({_one_line(error)})") from error
+        raise UserError(f"{path.name} has a damaged frame rate or gender ({printable(error)})") from error
     gender = {"f": "female", "m": "male", "n": "neutral"}.get(gender, gender)
     if gender not in ("female", "male", "neutral"):
-        said = "".join(c if c.isprintable() else "?" for c in gender[:30])
-        raise UserError(f"{path.name} states the gender {said!r}; female, male or neutral is expected")
+        raise UserError(f"{path.name} states the gender '{printable(gender, 30)}'; female, male or neutral is expected")
     if not 0.5 <= fps <= 2000:
         raise UserError(f"{path.name} states {fps:g} frames a second")
     return fps, gender

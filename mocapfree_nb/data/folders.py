@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import time
 import warnings
@@ -22,16 +23,21 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from ..features import features_to_joints, joints_to_features
 from .. import files
-from ..files import UserError, cache_folder, load_array, open_file, printable, write_atomically
+from ..files import HOW_TO_SAVE, UserError, cache_folder, load_array, open_file, printable, write_atomically
+from .checks import UNITS, common_turn, is_normalised, unit_of
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton
+
+if TYPE_CHECKING:
+    from mocapfree_nb.data.capture import RigsOfFolder
 
 # %% ../../nbs/8_published/25_folders.ipynb #14d4698d
 class Caption(NamedTuple):
@@ -62,6 +68,24 @@ def _caption(text: str, tokens: str = "", start: str = "", end: str = "") -> Cap
     return Caption(text, tokens.strip(), *span)
 
 # %% ../../nbs/8_published/25_folders.ipynb #6526b7c8
+_TOKEN = re.compile(r"#?[^\s#]*/[^\s#/]+")  # word/TAG
+
+
+def _fields(line: str) -> tuple[str, ...]:
+    """The parts of a line `caption#tokens#start#end`, split from the right: a caption may hold "#" itself.
+
+    A line that does not end so is a caption; word/TAG tokens after its last "#" are left out.
+    """
+    text, *rest = line.rsplit("#", 3)
+    if len(rest) == 3 and ("/" in rest[0] or len(rest[0].split()) < 2 and rest[0] == rest[0].strip()):
+        tokens, start, end = rest
+        while "#" in text and all(map(_TOKEN.fullmatch, (more := text.rpartition("#")[2] + "#" + tokens).split())):
+            text, tokens = text.rpartition("#")[0], more  # a token of "#" itself
+        return text, tokens, start, end
+    text, _, tokens = line.rpartition("#")
+    return (text,) if text and all(map(_TOKEN.fullmatch, tokens.split())) else (line,)
+
+
 def parse_captions(text: str) -> tuple[list[Caption], list[str]]:
     """The captions of a text file and the faults found: lines `caption#tokens#start#end`, or a caption alone.
 
@@ -70,9 +94,8 @@ def parse_captions(text: str) -> tuple[list[Caption], list[str]]:
     captions, faults = [], []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            parts = line.split("#")
             try:
-                captions.append(_caption(parts[0], *(parts[-3:] if len(parts) >= 4 else ())))
+                captions.append(_caption(*_fields(line)))
             except UserError as error:
                 faults.append(f"line {number}: {error}")
     if not captions:
@@ -113,13 +136,13 @@ KINDS = {"HumanML3D": HUMANML3D, "KIT-ML": KIT_ML, "BVH": HUMANML3D, "AMASS": HU
 
 
 def _width(path: str | Path) -> int:
-    """The second number of the shape in the header of a .npy file; 0 where there is no such thing."""
+    """The number of joints or features by the header of a .npy file; 0 where there is no such thing."""
     try:
         with open_file(path) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape = read(file)[0]
-        return int(shape[1]) if len(shape) > 1 else 0
+        return int(shape[0] if tuple(shape[1:2]) == (3,) else shape[1]) if len(shape) > 1 else 0
     except Exception:  # a damaged header can bring up anything; such a clip is named when it is read
         return 0
 
@@ -139,7 +162,9 @@ def _scan(folder: Path) -> dict[str, tuple[int, int]]:
                     found[f"{part}/{entry.name}"] = status.st_size, status.st_mtime_ns
     if layout:
         return found
-    for path in [*folder.rglob("*.bvh"), *folder.rglob("*.npz"), folder / "captions.csv"]:
+    for path in [*folder.rglob("*"), folder / "captions.csv"]:
+        if path.suffix.lower() not in (".bvh", ".npz") and path.name != "captions.csv":
+            continue
         if os.path.lexists(path) and not path.is_dir() and path.name[0] != ".":
             status = path.stat() if path.is_file() else path.lstat()
             found[path.relative_to(folder).as_posix()] = status.st_size, status.st_mtime_ns
@@ -152,13 +177,15 @@ def _recognise(folder: Path, files: Iterable[str]) -> str:
         widths = [_width(folder / name) for name in arrays[:: 1 + len(arrays) // 100]]
         kit = sum(width in (251, 21) for width in widths)
         return "KIT-ML" if kit > sum(width in (263, 22) for width in widths) else "HumanML3D"
-    count = {suffix: sum(name.endswith(suffix) for name in files) for suffix in (".bvh", ".npz")}
+    count = {suffix: sum(name.lower().endswith(suffix) for name in files) for suffix in (".bvh", ".npz")}
     if all(count.values()):
         raise UserError(f"{folder} holds {count['.bvh']} .bvh and {count['.npz']} .npz files: give a folder with one kind")
     if any(count.values()):
         return "BVH" if count[".bvh"] else "AMASS"
     inside = [child.name for child in sorted(folder.iterdir()) if (child / "new_joints").is_dir() or (child / LAYOUT[0]).is_dir()]
     hint = f"; did you mean {folder / inside[0]}?" if inside else ""
+    if (folder / "results.npy").exists():
+        hint = f"; results.npy of MDM is a pickle, which is never loaded: {HOW_TO_SAVE}"
     raise UserError(
         f"{folder} is no motion corpus: it has neither new_joints/ nor new_joint_vecs/, no .bvh and no .npz files{hint}"
     )
@@ -254,8 +281,9 @@ def _body_models(data: "DataFolder") -> dict[str, tuple[int, int]]:
 
 def _signature(files: dict[str, tuple[int, int]], skeleton: Skeleton) -> str:
     """A hash that changes when a file is added, removed, renamed or written."""
+    skeleton_and_reader = f"{skeleton.name} 2"  # the number goes up when the same files are read otherwise
     lines = [f"{name}\0{size}\0{changed}" for name, (size, changed) in sorted(files.items())]
-    return hashlib.sha256("\n".join([skeleton.name, *lines]).encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256("\n".join([skeleton_and_reader, *lines]).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _read_index(path: Path, width: int) -> tuple[dict, np.ndarray]:
@@ -331,6 +359,15 @@ def features_in_batches(joints: Sequence[np.ndarray], skeleton: Skeleton) -> lis
     return features
 
 # %% ../../nbs/8_published/25_folders.ipynb #4114d3e7
+def _frames_first(array: np.ndarray, joints: bool) -> np.ndarray:
+    """(frames, J, 3) of joints as MDM writes them, (J, 3, frames), and of a batch of one."""
+    if len(array) == 1 and array.ndim == (4 if joints else 3):
+        array = array[0]
+    if joints and array.ndim == 3 and array.shape[:2] in ((22, 3), (21, 3)):
+        array = array.transpose(2, 0, 1)
+    return array
+
+
 def _fault(array: np.ndarray, joints: bool) -> str:
     """What is wrong with an array of joints or features; empty where nothing is."""
     shapes = [(22, 3), (21, 3)] if joints else [(263,), (251,)]
@@ -338,13 +375,17 @@ def _fault(array: np.ndarray, joints: bool) -> str:
         return f"holds {array.dtype}, not numbers"
     if array.shape[1:] not in shapes:
         wanted = " or ".join(f"(frames, {', '.join(map(str, shape))})" for shape in shapes)
-        return f"has shape {array.shape}; {wanted} is expected"
+        several = ""
+        if array.ndim == (4 if joints else 3):
+            one = "array[i].transpose(2, 0, 1)" if array.shape[2] == 3 else "array[i]"
+            several = f": {len(array)} motions; save each by itself, np.save(f'{{i:06d}}.npy', {one}[:length])"
+        return f"has shape {array.shape}; {wanted} is expected{several}"
     if len(array) < 2:
         return f"has {len(array)} frame(s); at least 2 are needed"
     with np.errstate(over="ignore"):
         return "" if np.isfinite(array.astype(np.float32)).all() else "has NaN or infinite values"
 
-
+# %% ../../nbs/8_published/25_folders.ipynb #4114d3e8
 def _read_array(folder: Path, name: str) -> np.ndarray:
     """The features (T, F) or, where those cannot be used, the joints (T, J, 3) of one clip."""
     reason = "no motion file"
@@ -354,13 +395,31 @@ def _read_array(folder: Path, name: str) -> np.ndarray:
             continue
         try:
             array = load_array(path, within=folder, finite=False)
+            array = _frames_first(array, part == "new_joints") if array.ndim else array
             reason = _fault(array, part == "new_joints")
+            if not reason and part == "new_joint_vecs":
+                array, reason = _raw(array, folder)
         except UserError as error:
             reason = f"is unreadable ({error})"
         if not reason:
             return array.astype(np.float32, copy=False)
         reason = f"{part}/{path.name} {reason}"
     raise UserError(reason)
+
+
+def _raw(features: np.ndarray, folder: Path) -> tuple[np.ndarray, str]:
+    """Features (T, F) in physical units, and what is wrong: normalised ones are taken back with the folder's statistics."""
+    skeleton = KIT_ML if features.shape[1] == KIT_ML.num_features else HUMANML3D
+    if not is_normalised(features, skeleton):
+        return features, ""
+    try:
+        mean, std = (load_array(folder / f"{name}.npy", within=folder) for name in ("Mean", "Std"))
+        raw = features * std + mean
+        if raw.shape == features.shape and not is_normalised(raw, skeleton):
+            return raw, ""
+    except (UserError, ValueError):
+        pass
+    return features, "holds normalised features; the raw ones are wanted, or Mean.npy and Std.npy that they were made with"
 
 # %% ../../nbs/8_published/25_folders.ipynb #e58f4de9
 SPLITS = ("train", "val", "test")
@@ -387,8 +446,9 @@ class DataFolder:
         self.skeleton = KINDS[self.kind]
         suffix = {"BVH": ".bvh", "AMASS": ".npz"}.get(self.kind, ".npy")
         depth = 1 if suffix == ".npy" else 0  # new_joints/NAME.npy is NAME
-        motions = (name for name in self.files if name.endswith(suffix))
-        self.names = sorted({name.split("/", depth)[-1].removesuffix(suffix) for name in motions})
+        motions = sorted(name for name in self.files if name.lower().endswith(suffix))
+        self.paths = {name.split("/", depth)[-1][: -len(suffix)]: self.folder / name for name in motions}
+        self.names = sorted(self.paths)
         self._table = self._read_table()
 
     def __repr__(self) -> str:
@@ -406,8 +466,20 @@ class DataFolder:
             )
         rows = read_table(path, ("name", "caption")) if os.path.lexists(path) else []
         for row in rows:
-            row["name"] = row["name"].replace("\\", "/").removesuffix(".bvh").removesuffix(".npz")
+            row["name"] = re.sub(r"\.(bvh|npz)$", "", row["name"].replace("\\", "/").removeprefix("./"), flags=re.IGNORECASE)
         return rows
+
+    @cached_property
+    def rigs(self) -> "RigsOfFolder":
+        """The BVH files together, where one alone does not say which way is up."""
+        from mocapfree_nb.data.capture import RigsOfFolder
+
+        return RigsOfFolder(self.paths.values())
+
+    @cached_property
+    def form(self) -> tuple[np.ndarray, list[str]]:
+        """The rotation (3, 3) that stands the joints of all clips up, and what is to be said of a sample of clips."""
+        return _form(self)
 
 # %% ../../nbs/8_published/25_folders.ipynb #ffccb77c
 def _more(names: Sequence[str]) -> str:
@@ -427,9 +499,12 @@ def read_splits(data: DataFolder) -> tuple[dict[str, str], list[tuple[str, str]]
         for line in read_text(path).split("\n") if os.path.lexists(path) else ():
             if line.strip():
                 chosen.setdefault(line.strip(), split)
+    known = set(data.names)
+    if strangers := sorted({row["name"] for row in data._table if not row.get("split")} - known):
+        example = f"; names are written like {data.names[0]}" if data.names else ""
+        faults.append(("captions.csv", f"{len(strangers)} of its names match no file: {_more(strangers)}{example}"))
     if not chosen:
         return {}, faults
-    known = set(data.names)
     faults += [(name, "listed, but there is no motion file") for name in sorted(set(chosen) - known)]
     if unlisted := sorted(known - set(chosen)):
         faults.append((_more(unlisted), "in none of train.txt, val.txt, test.txt"))
@@ -465,22 +540,66 @@ def read_statistics(data: DataFolder) -> tuple[np.ndarray, np.ndarray] | None:
     return None
 
 # %% ../../nbs/8_published/25_folders.ipynb #cbe2d556
+def _form(data: DataFolder) -> tuple[np.ndarray, list[str]]:
+    """See `DataFolder.form`. Joints count only where there are no features."""
+    bare = [name for name in data.names if f"{LAYOUT[0]}/{name}.npy" not in data.files]
+    sample, units, notes, raw = [], [], [], 0
+    for name in bare[:: 1 + len(bare) // 32] if data.kind in ("HumanML3D", "KIT-ML") else ():
+        try:
+            joints = _read_array(data.folder, name)
+        except UserError:  # it is named when it is read itself
+            continue
+        if joints.shape[1] == data.skeleton.num_joints:
+            units.append(unit_of(joints, data.skeleton))
+            sample.append(joints)
+    turn = common_turn(sample, data.skeleton)
+    for unit in sorted({*units} - {"metres", "own"}):
+        many = f"{units.count(unit)} of {len(units)} clips looked at have joints"
+        wanted = f"legs of {np.linalg.norm(data.skeleton.offsets[list(data.skeleton.leg_joints)], axis=1).sum():.2g}"
+        notes.append(
+            f"{many} in {unit}; they are divided by {UNITS[unit]:g}, to metres"
+            if unit
+            else f"{many} in an unknown unit (not {wanted} {data.skeleton.unit}); they are used as they are: convert them"
+        )
+    if not np.array_equal(turn, np.eye(3)):
+        axis = "xyz"[int(np.abs(turn[1]).argmax())]
+        notes.append(f"the joints have {'-' * bool(turn[1].sum() < 0)}{axis} up; they are turned so that y is up")
+    vectors = [name for name in data.files if name.startswith(f"{LAYOUT[0]}/")]
+    for name in vectors[:: 1 + len(vectors) // 8]:
+        try:
+            features = load_array(data.folder / name, within=data.folder, finite=False)
+            if not _fault(features, False) and _raw(features, data.folder)[0] is not features:
+                raw += 1
+        except UserError:
+            continue
+    if raw:
+        notes.append(f"new_joint_vecs/ holds normalised features ({raw} clips looked at); taken back with Mean.npy and Std.npy")
+    return turn, notes
+
+
+def _notes(data: DataFolder) -> list[tuple[str, str]]:
+    """What is to be said of the folder, as faults of a clip without a name: so a pack keeps it."""
+    return [("", note) for note in data.form[1]]
+
+
 def _read_joints(data: DataFolder, name: str) -> np.ndarray:
     """One clip: features or joints of the folder's own skeleton."""
     if data.kind == "BVH":
         from mocapfree_nb.data.capture import read_bvh
 
-        return read_bvh(files.check_file(data.folder / f"{name}.bvh", files.LARGEST_ARRAYS, data.folder))
+        return read_bvh(files.check_file(data.paths[name], files.LARGEST_ARRAYS, data.folder), data.rigs)
     if data.kind == "AMASS":
         from mocapfree_nb.data.capture import read_amass
 
-        return read_amass(files.check_file(data.folder / f"{name}.npz", within=data.folder), data.body_models)
+        return read_amass(files.check_file(data.paths[name], within=data.folder), data.body_models)
     array = _read_array(data.folder, name)
     if array.shape[1] not in (data.skeleton.num_joints, data.skeleton.num_features):
         raise UserError(f"another skeleton than most clips of the folder ({data.skeleton.name})")
+    if array.ndim == 3:
+        array = (array / UNITS.get(unit_of(array, data.skeleton), 1.0)) @ data.form[0].T
     return array
 
-
+# %% ../../nbs/8_published/25_folders.ipynb #cbe2d557
 def _captions_of(data: DataFolder, name: str, table: dict[str, list[dict]]) -> tuple[list[Caption], list[str]]:
     """The captions of one clip, from its text file or the table, and their faults."""
     if f"texts/{name}.txt" in data.files or not data._table:
@@ -557,6 +676,7 @@ def _pack(data: DataFolder, skeleton: Skeleton, signature: str) -> tuple[list[Re
     """Write the pack and open it; None, with a warning, where it cannot be kept."""
     path, faults = pack_path(data, skeleton), []
     try:
+        faults += _notes(data)
         _sweep(path)
         _write_pack(path, signature, skeleton, _read_all(data, data.names, skeleton, faults), faults)
     except (UserError, OSError) as error:
@@ -588,7 +708,10 @@ def read_recordings(
             opened = _pack(data, skeleton, signature)
     if opened is None:
         faults: list[tuple[str, str]] = []
-        return list(_read_all(data, names, skeleton, faults)), faults
+        opened = list(_read_all(data, names, skeleton, faults)), [*_notes(data), *faults]
     wanted = set(names)
     recordings, faults = opened
+    for name, note in faults:
+        if not name:
+            warnings.warn(f"{data.folder}: {note}", stacklevel=4)
     return [r for r in recordings if r.name in wanted], [fault for fault in faults if fault[0] in wanted]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..data.capture import read_bvh
 from ..features import features_to_joints
+from ..data.checks import is_normalised
 from .. import files
 from ..files import UserError, check_finite, load_array, printable, write_atomically
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_between
@@ -485,8 +486,12 @@ def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
     wanted = "joints (frames, 22 or 21, 3), a batch of those, or motion features (frames, 263 or 251)"
     if array.dtype.kind not in "fiu":
         raise UserError(f"{path} holds {array.dtype} values; expected {wanted}")
+    if array.ndim in (3, 4) and array.shape[-3:-1] in ((22, 3), (21, 3)):  # as MDM writes them, frames last
+        array = np.moveaxis(array, -1, -3)
     for skeleton in (HUMANML3D, KIT_ML):
         if array.ndim == 2 and array.shape[1] == skeleton.num_features:
+            if np.isfinite(array).all() and is_normalised(array, skeleton):
+                raise UserError(f"{path} holds normalised features; save them in physical units: features * Std.npy + Mean.npy")
             array = features_to_joints(torch.as_tensor(array, dtype=torch.float32), skeleton).numpy()
         if array.ndim in (3, 4) and array.shape[-2:] == (skeleton.num_joints, 3):
             if array.size == 0:
