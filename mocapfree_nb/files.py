@@ -367,6 +367,8 @@ def _check_tree(value: object, where: str, name: str = "", seen: dict[int, bool]
             raise UserError(f"{where}: {printable(name, 80)} {fault}")
         check_finite({name: value}, where)
         seen[id(value)] = True
+    elif isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{where}: {printable(name, 80)} is NaN, which is neither read nor saved")
     elif isinstance(value, Mapping | list | tuple | set):
         seen[id(value)] = False
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):

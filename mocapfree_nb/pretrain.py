@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from .corpus import Clip, Corpus, collate
 from .denoiser import Denoiser
 from .features import length_mask
+from . import files
 from .files import UserError, save_state
 from .schedule import NoiseSchedule
 from .text import TextEmbedding, TextEncoder, default_text_encoder
@@ -314,17 +315,10 @@ def corpus_hash(corpus: Iterable[Clip]) -> str:
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #6e1f94b0
 def load_state(path: str | Path) -> dict:
     """What `save_state` wrote, on the CPU. Raises `UserError` if it cannot be read."""
-    path, state = Path(path), None
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu") if path.is_file() else None
-        reason = "it holds no checkpoint of this kit"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except Exception:  # damage shows as many types of error, and some advise what is not safe; the remedy is one
-        reason = "it is damaged, or of another kind"
-    if not isinstance(state, dict):
-        raise UserError(f"cannot resume: cannot read {path}: {reason}; move it away to start anew")
-    return state
+        return files.load_state(path)
+    except UserError as error:
+        raise UserError(f"cannot resume: {error}; move it away to start anew") from error
 
 
 def misfit(found: object, wanted: object, name: str = "it") -> str | None:
@@ -400,7 +394,7 @@ def _resume(path, run, denoiser, average, optimizer, generator) -> int:
     if path is None or not Path(path).exists():
         return 0
     state, device = load_state(path), next(denoiser.parameters()).device
-    if "run" in state and state["run"] != run:
+    if "run" in state and repr(state["run"]) != repr(run):  # a tensor there would have no truth
         raise UserError(f"{path} belongs to a run with other settings or clips; remove it or give another name")
     if problem := _unfit(state, run, denoiser, average, optimizer, device):
         raise UserError(f"cannot resume from {path}: {problem}; remove it to start anew")

@@ -558,6 +558,8 @@ def run_case(readers: dict[str, Reader], seed: int, number: int) -> dict:
             warnings.simplefilter("ignore")
             found = list(arrays_in(reader.read()))
         for array in found:
+            if isinstance(array, float) and array in (float("inf"), float("-inf")):
+                continue  # a score that nothing has beaten yet
             array = array.detach().double().numpy() if hasattr(array, "detach") else np.asarray(array)
             if array.dtype.kind in "fc" and not np.isfinite(array).all():
                 outcome, said = "NaN", f"{array.dtype} {array.shape}"
@@ -576,6 +578,7 @@ def run_case(readers: dict[str, Reader], seed: int, number: int) -> dict:
             path.rmdir()
         path.unlink(missing_ok=True)
         path.write_bytes(before)
+        Path(LINKS["link to nothing"]).unlink(missing_ok=True)  # who writes through a link makes it
     if Path(MARKER).exists():
         outcome = "executed"
         Path(MARKER).rmdir()
