@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
            'check_motion', 'Judges', 'make_motion', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination',
            'Report', 'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
-           'check_fit', 'known_words', 'words_note', 'clear_leftovers', 'report_values', 'adapt', 'summary', 'next_run',
+           'check_fit', 'known_words', 'words_note', 'prepare_folder', 'report_values', 'adapt', 'summary', 'next_run',
            'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -516,10 +517,25 @@ def _note_lengths(policy: DiffusionPolicy, lengths: Tensor) -> None:
         warnings.warn(note, stacklevel=3)
 
 # %% ../nbs/14_experiment.ipynb #50f3b2aa
-def clear_leftovers(folder: str | Path) -> None:
-    """Delete what was being written in the folder of a run or a model when its program was killed."""
+def prepare_folder(folder: str | Path) -> None:
+    """Before hours are spent: raise `UserError` where a run or a model cannot be kept, and delete what a killed one left.
+
+    That is what was being written when its program was killed. A folder that is not there yet is not made.
+    """
+    folder = Path(folder)
+    missing = [path for path in (folder, *folder.parents) if not os.path.isdir(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"nothing can be kept in {folder}: {error.strerror or error}; choose another place") from error
+    finally:
+        for path in missing:
+            if os.path.isdir(path):
+                path.rmdir()
     for part in ("", "checkpoints", "model"):
-        remove_leftovers(Path(folder) / part)
+        remove_leftovers(folder / part)
 
 # %% ../nbs/14_experiment.ipynb #682cf8f8
 def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
@@ -617,7 +633,7 @@ def adapt(
     """
     started, config = time.perf_counter(), config or DDPOConfig()
     if folder:
-        clear_leftovers(folder)
+        prepare_folder(folder)
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model)
     corpus = corpus or load_corpus()
@@ -734,6 +750,7 @@ def ablate(
         raise UserError(f"unknown variant {unknown[0]!r}; the variants are {', '.join(ABLATIONS)}")
     corpus = corpus or load_corpus()
     rows = _read_rows(out)
+    write_json(out, {"runs": rows})  # a place that cannot be written shows now, not after the first run
     for seed in seeds:
         for name in names:
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
@@ -816,7 +833,7 @@ def train(
     each part, where a model has two. `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is
     kept from composing what is left out.
     """
-    clear_leftovers(out)
+    prepare_folder(out)
     corpus = corpus or load_corpus()
     if leave_out:
         corpus = corpus.leave_out(leave_out)
