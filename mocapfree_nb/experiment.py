@@ -537,7 +537,7 @@ def prepare_folder(folder: str | Path) -> None:
     for part in ("", "checkpoints", "model"):
         remove_leftovers(folder / part)
 
-# %% ../nbs/14_experiment.ipynb #682cf8f8
+# %% ../nbs/14_experiment.ipynb #6e1f0c3b
 def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
     """The model to adapt and the one to compare with, where the caller of `adapt` names none."""
     if model is None:
@@ -552,6 +552,14 @@ def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
     return model, full_model
 
 
+def _check_start(policy, judges, corpus, task, prompts, model) -> None:
+    """Refuse what cannot be adapted, and say what the model never saw; see `adapt`."""
+    check_trainable(policy)
+    check_fit(policy, judges, corpus)
+    _note_words(prompts, model)
+    _note_lengths(policy, torch.cat([task.anchors.lengths, task.target.lengths, task.original.lengths]))
+
+# %% ../nbs/14_experiment.ipynb #682cf8f8
 def _keep_settings(path: Path, settings: Mapping) -> None:
     """Write a run's settings; raise `UserError` where a run with others was begun (how long, and where, may differ)."""
     kept = read_json(path) if path.exists() else settings
@@ -608,13 +616,9 @@ def adapt(
     evaluator: str | Path = WEIGHTS / "evaluator",
     checks: Checks | None = None,
     config: DDPOConfig | None = None,
-    steps: int = 10,
-    guidance_scale: float = 2.5,
-    solver: str = "ddim",
-    eta: float | None = None,
+    steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None,
     folder: str | Path | None = None,
-    margin: bool = False,
-    both_sides: bool = False,
+    margin: bool = False, both_sides: bool = False,
     questions: int = 32,
     device: str = "cpu",
     on_rollout: Callable[[dict], None] | None = None,
@@ -623,9 +627,8 @@ def adapt(
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
-    `make_task`); without any of them the target is the action that the shipped model lacks. The default `model` of
-    that task lacks it, that of free prompts is the one that `generate` uses; `full_model` is a model that saw the
-    target (the shipped one is left out where the target is another). The reward is the retrieval score or, with
+    `make_task`; by default the action that the shipped model lacks); free prompts start from the model of `generate`.
+    `full_model` saw the target; the shipped one is left out where that is another. The reward is the retrieval score or, with
     `margin`, the score above that of the anchor captions; with `both_sides` the lower of that and the mirror image's (lesson 10).
     `solver` and `eta` choose how the policy walks (lesson 17). `folder` keeps the run; one that is already there with
     the same settings goes on where it stopped.
@@ -641,10 +644,7 @@ def adapt(
     judges = load_judges(retrieval, evaluator, checks, device)
     walk = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **walk)
-    check_trainable(policy)
-    check_fit(policy, judges, corpus)
-    _note_words(prompts or (), model)
-    _note_lengths(policy, torch.cat([task.anchors.lengths, task.target.lengths, task.original.lengths]))
+    _check_start(policy, judges, corpus, task, prompts or (), model)
     examination = Examination(task, judges)
     looks = {"before": examination(policy)}
     if full_model:
