@@ -619,10 +619,8 @@ def adapt(
     steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None,
     folder: str | Path | None = None,
     margin: bool = False, both_sides: bool = False,
-    questions: int = 32,
-    device: str = "cpu",
-    on_rollout: Callable[[dict], None] | None = None,
-    progress: bool = True,
+    questions: int = 32, device: str = "cpu",
+    on_rollout: Callable[[dict], None] | None = None, progress: bool = True,
 ) -> Report:
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
