@@ -133,7 +133,7 @@ class Judges:
             rows.append(self.evaluator.encode_motion(motion.to(device), lengths.to(device)))
         return torch.cat(rows)
 
-# %% ../nbs/14_experiment.ipynb #c6f84749
+# %% ../nbs/14_experiment.ipynb #2c9d4e7f
 def make_motion(policy: DiffusionPolicy, prompts: Sequence[str], lengths: Tensor, seed: int) -> Tensor:
     """What `policy` generates, (batch, frames, features) in physical units.
 
@@ -151,7 +151,7 @@ def make_motion(policy: DiffusionPolicy, prompts: Sequence[str], lengths: Tensor
 def _metre(skeleton: Skeleton) -> float:
     return 1000.0 if skeleton.unit == "mm" else 1.0
 
-
+# %% ../nbs/14_experiment.ipynb #c6f84749
 def examine(
     policy: DiffusionPolicy,
     questions: Questions,
