@@ -655,6 +655,9 @@ def main() -> None:
     except UserError as error:
         _say_line(f"mocapfree: {error}")
         sys.exit(1)
+    except OSError as error:  # a name that no file can have, a folder that may not be read, a disk that is gone
+        _say_line(f"mocapfree: cannot use {error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(1)
     except (KeyboardInterrupt, SystemExit, _Stopped) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # typer makes this of Ctrl-C, without a word
             raise

@@ -6,7 +6,7 @@
 __all__ = ['LEFT_OUT', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask',
            'check_motion', 'Judges', 'make_motion', 'examine', 'Task', 'make_task', 'GeometryJudge', 'Examination',
            'Report', 'gap_closed', 'pick_motions', 'motion_player', 'load_judges', 'load_denoiser', 'load_policy',
-           'check_fit', 'known_words', 'words_note', 'clear_leftovers', 'content_settings', 'report_values', 'adapt',
+           'check_fit', 'known_words', 'words_note', 'prepare_folder', 'content_settings', 'report_values', 'adapt',
            'summary', 'next_run', 'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/6_judging/21_experiment.ipynb #7c3f9db5
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -132,7 +133,7 @@ class Judges:
             rows.append(self.evaluator.encode_motion(motion.to(device), lengths.to(device)))
         return torch.cat(rows)
 
-# %% ../nbs/6_judging/21_experiment.ipynb #c6f84749
+# %% ../nbs/6_judging/21_experiment.ipynb #2c9d4e7f
 def make_motion(policy: DiffusionPolicy, prompts: Sequence[str], lengths: Tensor, seed: int) -> Tensor:
     """What `policy` generates, (batch, frames, features) in physical units.
 
@@ -150,7 +151,7 @@ def make_motion(policy: DiffusionPolicy, prompts: Sequence[str], lengths: Tensor
 def _metre(skeleton: Skeleton) -> float:
     return 1000.0 if skeleton.unit == "mm" else 1.0
 
-
+# %% ../nbs/6_judging/21_experiment.ipynb #c6f84749
 def examine(
     policy: DiffusionPolicy,
     questions: Questions,
@@ -516,10 +517,25 @@ def _note_lengths(policy: DiffusionPolicy, lengths: Tensor) -> None:
         warnings.warn(note, stacklevel=3)
 
 # %% ../nbs/6_judging/21_experiment.ipynb #50f3b2aa
-def clear_leftovers(folder: str | Path) -> None:
-    """Delete what was being written in the folder of a run or a model when its program was killed."""
+def prepare_folder(folder: str | Path) -> None:
+    """Before hours are spent: raise `UserError` where a run or a model cannot be kept, and delete what a killed one left.
+
+    That is what was being written when its program was killed. A folder that is not there yet is not made.
+    """
+    folder = Path(folder)
+    missing = [path for path in (folder, *folder.parents) if not os.path.isdir(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"nothing can be kept in {folder}: {error.strerror or error}; choose another place") from error
+    finally:
+        for path in missing:
+            if os.path.isdir(path):
+                path.rmdir()
     for part in ("", "checkpoints", "model"):
-        remove_leftovers(Path(folder) / part)
+        remove_leftovers(folder / part)
 
 # %% ../nbs/6_judging/21_experiment.ipynb #27f5c0a9
 def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dict:
@@ -561,6 +577,14 @@ def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
     return model, full_model
 
 
+def _check_start(policy, judges, corpus, task, prompts, model) -> None:
+    """Refuse what cannot be adapted, and say what the model never saw; see `adapt`."""
+    check_trainable(policy)
+    check_fit(policy, judges, corpus)
+    _note_words(prompts, model)
+    _note_lengths(policy, torch.cat([task.anchors.lengths, task.target.lengths, task.original.lengths]))
+
+# %% ../nbs/6_judging/21_experiment.ipynb #682cf8f8
 def _keep_settings(path: Path, settings: Mapping) -> None:
     """Write a run's settings; raise `UserError` where a run with others was begun.
 
@@ -621,32 +645,25 @@ def adapt(
     evaluator: str | Path = WEIGHTS / "evaluator",
     checks: Checks | None = None,
     config: DDPOConfig | None = None,
-    steps: int = 10,
-    guidance_scale: float = 2.5,
-    solver: str = "ddim",
-    eta: float | None = None,
+    steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None,
     folder: str | Path | None = None,
-    margin: bool = False,
-    both_sides: bool = False,
-    questions: int = 32,
-    device: str = "cpu",
-    on_rollout: Callable[[dict], None] | None = None,
-    progress: bool = True,
+    margin: bool = False, both_sides: bool = False,
+    questions: int = 32, device: str = "cpu",
+    on_rollout: Callable[[dict], None] | None = None, progress: bool = True,
 ) -> Report:
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
-    `make_task`); without any of them the target is the action that the shipped model lacks. The default `model` of
-    that task lacks it, that of free prompts is the one that `generate` uses; `full_model` is a model that saw the
-    target (the shipped one is left out where the target is another). The reward is the retrieval score or, with
-    `margin`, the score above that of the anchor captions; with `both_sides` the lower of that and the mirror image's (lesson 12).
+    `make_task`; by default the action that the shipped model lacks); free prompts start from the model of `generate`.
+    `full_model` saw the target; the shipped one is left out where that is another. The reward is the retrieval score or, with
+    `margin`, the score above that of the anchor captions; with `both_sides` the lower of that and the mirror image's (lesson 13).
     `solver` and `eta` choose how the policy walks (lesson 08). `folder` keeps the run; one that is already there with
     the same settings goes on where it stopped.
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or DDPOConfig()
     if folder:
-        clear_leftovers(folder)
+        prepare_folder(folder)
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model)
     corpus = corpus or load_corpus()
@@ -654,10 +671,7 @@ def adapt(
     judges = load_judges(retrieval, evaluator, checks, device)
     walk = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **walk)
-    check_trainable(policy)
-    check_fit(policy, judges, corpus)
-    _note_words(prompts or (), model)
-    _note_lengths(policy, torch.cat([task.anchors.lengths, task.target.lengths, task.original.lengths]))
+    _check_start(policy, judges, corpus, task, prompts or (), model)
     examination = Examination(task, judges)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
@@ -763,6 +777,7 @@ def ablate(
         raise UserError(f"unknown variant {unknown[0]!r}; the variants are {', '.join(ABLATIONS)}")
     corpus = corpus or load_corpus()
     rows = _read_rows(out)
+    write_json(out, {"runs": rows})  # a place that cannot be written shows now, not after the first run
     for seed in seeds:
         for name in names:
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
@@ -845,7 +860,7 @@ def train(
     each part, where a model has two. `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is
     kept from composing what is left out.
     """
-    clear_leftovers(out)
+    prepare_folder(out)
     corpus = corpus or load_corpus()
     if leave_out:
         corpus = corpus.leave_out(leave_out)

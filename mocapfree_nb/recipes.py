@@ -17,7 +17,7 @@ import torch
 
 from .corpus import Corpus, load_corpus
 from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
-from .experiment import Report, Task, adapt, load_judges, load_policy, make_task
+from .experiment import Report, Task, adapt, check_fit, load_judges, load_policy, make_task
 from .files import UserError
 from .policy import DiffusionPolicy
 from .rewards import RetrievalReward
@@ -217,6 +217,7 @@ def _look_at_weights(plan: Plan, found: DryRun) -> tuple[DiffusionPolicy, Retrie
         policy = load_policy(plan.model, device=plan.device, **plan.walk)
         check_trainable(policy)
         judges = load_judges(plan.retrieval, plan.evaluator, device=plan.device)
+        check_fit(policy, judges)
         motion = policy.generate(["a person walks"], torch.tensor([40]), seed=0)
         score = float(judges.reward(motion, torch.tensor([40], device=motion.device), ["a person walks"]))
         judges.evaluator.encode_motion(motion, torch.tensor([40], device=motion.device))

@@ -246,6 +246,8 @@ MISTAKES = {
     "a device that computes nothing": (["generate", "walks", "--device", "meta"], "--device auto"),
     "a huge seed": (["generate", "walks", "--seed", str(2**70)], "--seed"),
     "a seed below zero": (["demo", "--seed", "-1"], "--seed"),
+    "a name that no folder can have": (["adapt", "--prompt", "bows", "--name", "x" * 300], "too long"),
+    "a name that no file can have": (["ablation", "--out", "x" * 300], "too long"),
     "guidance without bounds": (["generate", "walks", "--guidance", "1e30", "--out", "walk.npy"], "guidance"),
     "an unknown variant": (["ablation", "--out", "a.json", "--variant", "magic"], "magic"),
 }
@@ -258,7 +260,7 @@ def test_a_users_mistake_is_one_clear_line(name, capsys, monkeypatch, tmp_path):
     status, _, complaint = command(capsys, monkeypatch, *arguments)
     line = complaint.strip().splitlines()[-1]
     assert status == 1 and line.startswith("mocapfree: ") and word in line and "Traceback" not in complaint
-    assert len(line) < 400 and not list(tmp_path.glob("*.*"))  # and nothing was written
+    assert len(line) < 500 and not list(tmp_path.glob("*.*"))  # and nothing was written
 
 
 def test_the_command_line_as_a_process_exits_with_status_1_and_no_traceback(tmp_path):
@@ -571,7 +573,7 @@ def test_the_next_start_of_a_killed_run_takes_its_leftovers_away_and_nothing_els
     mine = [tmp_path / name for name in (".report.html", ".report.html.mine", "model/.hidden", ".git-keep")]
     for path in mine:
         path.touch()
-    experiment.clear_leftovers(tmp_path)
+    experiment.prepare_folder(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
 
 
