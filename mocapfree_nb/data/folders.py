@@ -127,7 +127,8 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     except csv.Error as error:
         raise UserError(f"{printable(path)} is not a table of comma-separated values ({error})") from error
     if missing := [name for name in needed if name not in columns]:
-        raise UserError(f"{path} has no column {' and no '.join(missing)}; its columns are {', '.join(columns) or 'none'}")
+        there = printable(", ".join(columns) or "none")
+        raise UserError(f"{printable(path)} has no column {' and no '.join(missing)}; its columns are {there}")
     return rows
 
 # %% ../../nbs/8_published/25_folders.ipynb #294bc4b2
