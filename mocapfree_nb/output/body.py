@@ -21,8 +21,8 @@ from torch import Tensor
 from .export import Pose, inverse_kinematics, measure_body
 from ..files import UserError, check_finite, read_arrays, write_atomically
 from ..skeleton import HUMANML3D, Skeleton, forward_kinematics, rotation_between, sum_bones
-from ..experiment import _metre
-from ..viewer import COLOURS, _check_joints
+from ..viewer import units_per_metre
+from ..viewer import COLOURS, check_joints
 
 # %% ../../nbs/9_output/35_body.ipynb #b70ed221
 def blend_skin(vertices: Tensor, weights: Tensor, pose: Pose) -> Tensor:
@@ -113,7 +113,7 @@ class Character:
             surface = blend_skin(self.vertices, self.weights, pose)
         else:
             surface = _smpl_surface(self.model, pose, **self.settings)
-        return surface.numpy() / _metre(pose.rig)
+        return surface.numpy() / units_per_metre(pose.rig)
 
     def colours(self) -> np.ndarray:
         """One colour a vertex (V, 3) in 0..1: the figure's left and right as in every other picture."""
@@ -128,14 +128,14 @@ def dress(joints, skeleton: Skeleton = HUMANML3D, body: str | Path | None = None
     Raises `ValueError` for no frame, NaN, or joints that do not fit the skeleton; `UserError` for `body` as
     `load_smpl` does.
     """
-    wanted = torch.as_tensor(_check_joints(joints, skeleton))
+    wanted = torch.as_tensor(check_joints(joints, skeleton))
     if body is not None:
         return _dress_smpl(_as_humanml3d(wanted, skeleton), load_smpl(body))
     rig, source = measure_body(wanted, skeleton)
     pose = inverse_kinematics(wanted[:, source], rig)
     vertices, faces, weights = (torch.as_tensor(part) for part in capsules(rig))
     off = (pose.positions() - wanted[:, source]).norm(dim=-1).max()
-    return Character(pose, vertices, faces.numpy(), weights, float(off) / _metre(skeleton))
+    return Character(pose, vertices, faces.numpy(), weights, float(off) / units_per_metre(skeleton))
 
 # %% ../../nbs/9_output/35_body.ipynb #c828db1f
 _SITES = "SMPL https://smpl.is.tue.mpg.de, SMPL-H https://mano.is.tue.mpg.de, SMPL-X https://smpl-x.is.tue.mpg.de"
@@ -293,7 +293,7 @@ def _smpl_surface(model, pose: Pose, betas: Tensor, size: float) -> Tensor:
 # %% ../../nbs/9_output/35_body.ipynb #1ffb02d1
 def _as_humanml3d(joints: Tensor, skeleton: Skeleton) -> Tensor:
     "The 22 joints (T, 22, 3) in metres of a motion of either skeleton."
-    at = {name: joints[:, joint] / _metre(skeleton) for joint, name in enumerate(skeleton.joint_names)}
+    at = {name: joints[:, joint] / units_per_metre(skeleton) for joint, name in enumerate(skeleton.joint_names)}
     at.setdefault("spine2", (at["spine1"] + at["spine3"]) / 2)
     for side in ("left", "right"):
         at.setdefault(f"{side}_collar", at["neck"] + 0.3 * (at[f"{side}_shoulder"] - at["neck"]))
@@ -379,7 +379,7 @@ class _Arrays:
 # %% ../../nbs/9_output/35_body.ipynb #c7fff5f2
 def _gltf(figure: Character, fps: float) -> tuple[dict, bytes]:
     "The JSON and the arrays of an animated glTF."
-    rig, unit, arrays = figure.pose.rig, _metre(figure.pose.rig), _Arrays()
+    rig, unit, arrays = figure.pose.rig, units_per_metre(figure.pose.rig), _Arrays()
     offsets = rig.offsets / unit
     at_rest = sum_bones(torch.as_tensor(offsets), rig).numpy()
     vertices = figure.vertices.numpy() / unit

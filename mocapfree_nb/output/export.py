@@ -31,8 +31,8 @@ from .. import files
 from ..files import UserError, check_finite, load_array, printable, write_atomically
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_between
 from ..player import page_html, player_code, player_html, player_scene
-from ..experiment import _metre
-from ..viewer import COLOURS, _check_joints, _check_motions, _floor, _sides, _strokes, project
+from ..viewer import units_per_metre
+from ..viewer import COLOURS, check_joints, check_motions, floor_height, joint_sides, strokes_of, project
 
 # %% ../../nbs/9_output/33_ik_and_bvh.ipynb #e941268b
 _SIDEWAYS, _DOWN, _AHEAD = ("hip", "collar", "shoulder", "elbow", "wrist"), ("knee", "ankle"), ("midfoot", "foot")
@@ -230,7 +230,7 @@ def fit_pose(joints, skeleton: Skeleton = HUMANML3D) -> tuple[Pose, float]:
     The distance is nil where the bones of the motion keep their length, as captured and procedural ones do.
     Raises `ValueError` for no frame, NaN, or joints that do not fit the skeleton.
     """
-    wanted = torch.as_tensor(_check_joints(joints, skeleton))
+    wanted = torch.as_tensor(check_joints(joints, skeleton))
     rig, source = measure_body(wanted, skeleton)
     pose = inverse_kinematics(wanted[:, source], rig)
     off = (pose.positions() - wanted[:, source]).norm(dim=-1).max()
@@ -292,17 +292,17 @@ def _to_pixels(seen: np.ndarray, scale: float) -> np.ndarray:
 
 def _panels(motions, skeleton: Skeleton, azimuth: float, elevation: float) -> list[_Panel]:
     "Every motion in one scale, each followed by the camera."
-    clips = _check_motions(motions, skeleton)
+    clips = check_motions(motions, skeleton)
     children = np.arange(1, skeleton.num_joints)
     seen, roots = {}, {}
     for name, clip in clips.items():
-        clip = (clip - [0, _floor(clip), 0]) / _metre(skeleton)
+        clip = (clip - [0, floor_height(clip), 0]) / units_per_metre(skeleton)
         roots[name] = clip[:, 0, [0, 2]]
         seen[name] = project(clip - clip[:, :1] * [1, 0, 1], azimuth, elevation)
     reach = max(np.abs(points[..., 0]).max() for points in seen.values())
     top = max(points[..., 1].max() for points in seen.values()) + 0.25
     scale = _PANEL * _FINE * min(0.46 / max(reach, 0.3), 0.8 / max(top, 0.5))
-    thick = max(0.0057 * scale * np.linalg.norm(skeleton.offsets, axis=-1).sum() / _metre(skeleton), _FINE)
+    thick = max(0.0057 * scale * np.linalg.norm(skeleton.offsets, axis=-1).sum() / units_per_metre(skeleton), _FINE)
     depth = {name: points[:, children, 2] + points[:, skeleton.parents[1:], 2] for name, points in seen.items()}
     return [
         _Panel(name, _to_pixels(points, scale), children[depth[name].argsort(axis=1)], roots[name], scale,
@@ -333,8 +333,8 @@ def _draw_panel(panel: _Panel, frame: int, skeleton: Skeleton, colours: list[str
         draw.line([x, y, u, v], fill=colours[child], width=round(2 * half))
         for a, b in ((x, y), (u, v)):
             draw.ellipse([a - half, b - half, a + half, b + half], fill=colours[child])
-    head = np.array(joints[_strokes(skeleton)[0][-1]])
-    neck = np.array(joints[parents[_strokes(skeleton)[0][-1]]])
+    head = np.array(joints[strokes_of(skeleton)[0][-1]])
+    neck = np.array(joints[parents[strokes_of(skeleton)[0][-1]]])
     x, y = head + 2.8 * half * (head - neck) / max(np.linalg.norm(head - neck), 1e-6)
     half = 4.4 * half
     draw.ellipse([x - half, y - half, x + half, y + half], fill=colours[0])
@@ -362,7 +362,7 @@ def draw_frames(
     is fixed to the world. A shorter motion holds its last pose. Raises `ValueError` as `film_strips` does.
     """
     panels = _panels(motions, skeleton, azimuth, elevation)
-    colours = [list(COLOURS.values())[side] for side in _sides(skeleton)]
+    colours = [list(COLOURS.values())[side] for side in joint_sides(skeleton)]
     font, fps = _font(13), fps or skeleton.fps
     above = _TEXT // 2 if title else 0
     size = (_PANEL * len(panels), _PANEL + _TEXT // 2 * (1 + any(panel.name != "" for panel in panels)) + above)
@@ -396,7 +396,7 @@ def save_gif(path: str | Path, motions, skeleton: Skeleton = HUMANML3D, fps: flo
     Browsers show no more than 50 frames a second; of faster motion every second (third, ...) frame is kept.
     Raises `UserError` for more than 2,000 frames (choose .mp4) or an unwritable `path`, `ValueError` as `draw_frames`.
     """
-    clips, fps = _check_motions(motions, skeleton), fps or skeleton.fps
+    clips, fps = check_motions(motions, skeleton), fps or skeleton.fps
     every = int(np.ceil(fps / 50))
     clips = {name: clip[::every] for name, clip in clips.items()}
     frames = max(map(len, clips.values()))
@@ -421,7 +421,7 @@ def save_mp4(path: str | Path, motions, skeleton: Skeleton = HUMANML3D, fps: flo
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         raise UserError(f"{path}: video needs ffmpeg: pip install imageio-ffmpeg, or choose .gif or .html") from error
-    clips = _check_motions(motions, skeleton)
+    clips = check_motions(motions, skeleton)
     pages = draw_frames(clips, skeleton, title, fps)
     first = next(pages)
     frames = max(map(len, clips.values()))
@@ -555,7 +555,7 @@ def load_takes(path: str | Path) -> list[Take]:
 def save_npy(path: str | Path, joints, skeleton: Skeleton = HUMANML3D, fps: float | None = None) -> str:
     """Write joints (T, J, 3) as float32 `.npy`; returns a line that says what was written. `fps` is not kept."""
     with np.errstate(over="ignore"):
-        array = _check_joints(joints, skeleton).astype(np.float32)
+        array = check_joints(joints, skeleton).astype(np.float32)
     check_finite({"joints": array}, printable(path))                    # too large for single precision
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
@@ -564,7 +564,7 @@ def save_npy(path: str | Path, joints, skeleton: Skeleton = HUMANML3D, fps: floa
 
 def save_html(path: str | Path, motions, skeleton: Skeleton = HUMANML3D, fps: float | None = None, title: str = "") -> str:
     """Write a page that plays up to four motions side by side; returns a line that says what was written."""
-    takes = [Take(title or "Motion", _check_motions(motions, skeleton), skeleton)]
+    takes = [Take(title or "Motion", check_motions(motions, skeleton), skeleton)]
     with write_atomically(path) as temporary:
         temporary.write_text(takes_html(takes, takes[0].title, fps), encoding="utf-8")
     return "a page that plays without a network"
@@ -597,7 +597,7 @@ def export_motion(
     Raises `UserError` for an unknown ending, several motions where one belongs, or an unwritable `path`;
     `ValueError` for no frame, NaN, or joints that do not fit the skeleton.
     """
-    path, clips = Path(path), _check_motions(motions, skeleton)
+    path, clips = Path(path), check_motions(motions, skeleton)
     if fps is not None and not 0.1 <= fps < 1000:
         raise ValueError(f"fps is {fps}; expected frames a second from 0.1 to 1000")
     if path.suffix in _SEVERAL:
