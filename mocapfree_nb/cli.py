@@ -299,7 +299,8 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")] = Path("runs/pretrained"),
     corpus: Corpus = "procedural",
     max_frames: MaxFrames = 196,
-    leave_out: Annotated[str | None, typer.Option(help="Label to train without.")] = None,
+    leave_out: Annotated[str | None, typer.Option(help="Label to train without; several with commas between.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Saved denoiser to go on from.")] = None,
     leave_out_words: Annotated[
         list[str] | None, typer.Option(help="Train without captions that have this word; repeat for more.")
     ] = None,
@@ -318,9 +319,11 @@ def pretrain(
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
 
-    clips, checks = load_corpus(corpus, max_frames=max_frames), _checks(check or [])
+    shipped = corpus == "procedural" and max_frames == 196  # with the clips that the shipped weights were trained on
+    clips, checks = None if shipped else load_corpus(corpus, max_frames=max_frames), _checks(check or [])
+    words, device = leave_out_words or (), _device(device)
     with _going_on(out, "checkpoint.pt", "the same command"):
-        experiment.train(network.value, out, clips, leave_out, leave_out_words or (), steps, seed, _device(device), checks)
+        experiment.train(network.value, out, clips, leave_out, words, steps, seed, device, checks, start)
     _say(f"saved {out}")
 
 

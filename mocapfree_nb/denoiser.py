@@ -111,7 +111,7 @@ class MotionStates(PretrainedModel):
         super().__init__()
         for name, value, known in (
             ("prediction", prediction, ("x0", "noise", "v")),
-            ("schedule", schedule, ("cosine", "linear", "scaled_linear")),
+            ("schedule", schedule, ("cosine", "shifted_cosine", "linear", "scaled_linear")),
         ):
             if value not in known:
                 raise UserError(f"{name} of a denoiser is one of {', '.join(known)}, not {value!r}")
@@ -246,7 +246,7 @@ class MotionDenoiser(Denoiser):
         prediction: str = "x0",  # or "noise", or "v"
         frames_per_token: int = 1,  # neighbouring frames that share a token
         num_timesteps: int = 50,
-        schedule: str = "cosine",  # or "linear", "scaled_linear"
+        schedule: str = "cosine",  # or "shifted_cosine", "linear", "scaled_linear"
         trained_frames: Sequence[int] | None = None,  # shortest and longest motion of its training, where known
     ):
         super().__init__(num_features, prediction, schedule, num_timesteps, trained_frames)

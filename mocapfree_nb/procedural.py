@@ -906,7 +906,7 @@ _PHRASES = _table("""
 stand: stand still; stand in place; stay where {they} {are}; wait without moving; remain standing; stand
     there doing nothing; keep still; stand calmly with {their} arms hanging
 walk-forward: walk forward; walk straight ahead; pace forward; step forward; walk in a straight line; go
-    forward on foot; take some steps forward; walk ahead
+    forward on foot; take some steps forward; walk ahead; walk; walk along; stroll ahead
 walk-backward: walk backward; walk backwards; step back; back up; move backward on foot; take some steps
     back; back away; walk in reverse
 run: run forward; jog ahead; run; run straight ahead; jog forward; run in a straight line; run onward;
@@ -1010,14 +1010,15 @@ punch, three times: three times
     _DETAILS.setdefault(_stem, {})[_detail] = _words
 
 # %% ../nbs/2_data/05_synthetic.ipynb #1f8037d8
-_SLOW = "slowly; gently; at a slow pace; unhurriedly; in a slow manner; without haste".split("; ")
-_FAST = "quickly; fast; rapidly; swiftly; at a fast pace; in a hurry".split("; ")
+_SLOW = "slowly; gently; at a slow pace; unhurriedly; in a slow manner; without haste; very slowly".split("; ")
+_FAST = "quickly; fast; rapidly; swiftly; at a fast pace; in a hurry; very fast".split("; ")
 _PEOPLE = [
     tuple(name.split(", "))
     for name in (
         "a person, their; someone, their; a man, his; the man, his; a woman, her; the figure, its; the "
         "person, their; a human, their; he, his; she, her; a figure, its; somebody, their; the woman, "
-        "her; a guy, his"
+        "her; a guy, his; an old man, his; an old woman, her; a young man, his; a young woman, her; a boy, "
+        "his; a girl, her; a child, their"
     ).split("; ")
 ]
 _WORDS = {
