@@ -270,7 +270,7 @@ def adapt(
             leave_out_words=leave_out_words or (),
             full_model=full_model,
             checks=_checks(check or []),
-            config=replace(config, rollouts=steps) if steps else config,
+            config=replace(config, iterations=steps) if steps else config,
             steps=denoising_steps,
             guidance_scale=guidance,
             solver=solver,
@@ -340,7 +340,7 @@ def evaluate(
     retrieval: Annotated[Path | None, typer.Option(help="Retrieval network.")] = None,
     evaluator: Annotated[Path | None, typer.Option(help="Evaluator network.")] = None,
     check: Annotated[list[str] | None, typer.Option(help="LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")] = None,
-    questions: Annotated[int, typer.Option(help="Held-out prompts to ask for each label group.", min=8)] = 32,
+    evaluation_prompts: Annotated[int, typer.Option(help="Held-out prompts to ask for each label group.", min=8)] = 32,
     denoising_steps: Annotated[
         int | None, typer.Option(help="Denoising steps of a motion (default: 10; of --protocol: the authors').", min=2, max=1000)
     ] = None,
@@ -403,7 +403,7 @@ def evaluate(
         retrieval or experiment.WEIGHTS / "retrieval",
         evaluator or experiment.WEIGHTS / "evaluator",
         _checks(check or []),
-        questions,
+        evaluation_prompts,
         denoising_steps or 10,
         2.5 if guidance is None else guidance,
         seed,
@@ -518,7 +518,7 @@ def recipe(
     space: Annotated[str, typer.Option(help="What kind of model it is: 'joint' or 'latent'.")] = "joint",
     word: Annotated[list[str] | None, typer.Option(help="Of leave-one-out: words of the action (default: kick).")] = None,
     steps: Annotated[int | None, typer.Option(help="Rounds of practice (default: the settings').", min=1)] = None,
-    questions: Annotated[int, typer.Option(help="Held-out prompts to ask.", min=8)] = 32,
+    evaluation_prompts: Annotated[int, typer.Option(help="Held-out prompts to ask.", min=8)] = 32,
     max_frames: MaxFrames = 196,
     seed: Seed = 0,
     device: Device = "auto",
@@ -539,7 +539,7 @@ def recipe(
     if missing := [f"--{key}" for key, value in networks.items() if value is None]:
         raise UserError(f"give {', '.join(missing)}: a folder of this kit or a published checkpoint")
     data = {key: value for key, value in (("humanml3d", humanml3d), ("kit", kit)) if value}
-    rest = {"rollouts": steps, "questions": questions, "max_frames": max_frames, "seed": seed, "device": _device(device)}
+    rest = {"iterations": steps, "evaluation_prompts": evaluation_prompts, "max_frames": max_frames, "seed": seed, "device": _device(device)}
     words = {"words": tuple(word)} if word else {}
     plan = recipes.Plan(name, data, settings=settings, space=space, **networks, **rest, **words)
     usual = f"{name}-{space}-{settings}"

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LARGEST_REWARD', 'Reward', 'group_advantages', 'PromptTracker', 'clipped_policy_loss', 'score_function_loss',
-           'output_coefficients', 'timestep_weights', 'step_credits', 'LowRankUpdate', 'add_lora', 'merge_lora',
-           'DDPOConfig', 'Experience', 'as_scores', 'ask_reward', 'score_predictions', 'play_walks', 'play_forks',
-           'collect', 'replay_loss', 'step_loss', 'policy_gradient', 'gradient_of', 'audit_ratio', 'update',
-           'check_trainable', 'ask_judge', 'run_settings', 'reward_probe', 'same_reward', 'DDPOState', 'DDPOTrainer',
-           'save_checkpoint', 'load_checkpoint', 'checkpoint_misfit', 'moments_misfit', 'log_misfit', 'TrainingView']
+           'output_coefficients', 'timestep_weights', 'temporal_differences', 'LowRankUpdate', 'add_lora', 'merge_lora',
+           'DDPOConfig', 'Experience', 'as_scores', 'ask_reward', 'score_predictions', 'collect_trajectories',
+           'collect_branches', 'collect', 'self_distillation_loss', 'step_loss', 'policy_gradient', 'gradient_of',
+           'audit_ratio', 'update', 'check_trainable', 'ask_judge', 'run_settings', 'reward_probe', 'same_reward',
+           'DDPOState', 'DDPOTrainer', 'save_checkpoint', 'load_checkpoint', 'checkpoint_misfit', 'moments_misfit',
+           'log_misfit', 'TrainingView']
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #ea65b5bc
 import copy
@@ -143,7 +144,7 @@ def timestep_weights(policy: DiffusionPolicy) -> Tensor:
     return torch.where(noisy, weights / weights[noisy].mean(), torch.zeros_like(weights))
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #56a14cb8
-def step_credits(scores: Tensor) -> Tensor:
+def temporal_differences(scores: Tensor) -> Tensor:
     """Change in the score of the predicted x_0 that each step brought about.
 
     `scores` is (steps, batch): the reward of `trajectory.predicted_x0`. Returns (batch, steps); the last step, which
@@ -194,8 +195,8 @@ def merge_lora(model: nn.Module) -> None:
 class DDPOConfig:
     """Settings of one adaptation; the defaults are the recipe of `mocapfree demo`."""
 
-    rollouts: int = 100
-    prompts_per_rollout: int = 6
+    iterations: int = 100
+    prompts_per_iteration: int = 6
     motions_per_prompt: int = 12  # with credit "fork": moves tried at each step
     inner_epochs: int = 1  # passes over a rollout
     timesteps_per_update: int = 10  # denoising steps whose gradients are averaged before the optimiser moves
@@ -206,21 +207,21 @@ class DDPOConfig:
     objective: str = "clipped"  # or "score": the score-function variant, one update a rollout
     clip_range: float = 1e-2  # idle with one update a rollout, when the ratio is 1
     advantage_clip: float = 5.0
-    credit: str = "fork"  # moves from one state compared; or "step": gain of each step of a walk; "end": the paper's
+    advantage_estimator: str = "fork"  # moves from one state compared; or "step": gain of each step of a walk; "end": the paper's
     advantage: str = "prompt"  # compare within the "prompt" or, with credit "end", the "batch", or with a "tracker"
     weigh_timesteps: bool = True
     lora_rank: int = 8  # 0 trains all weights
     lora_alpha: float = 16.0
     kl_weight: float = 0.0
-    replay_weight: float = 0.2
-    replay_batch: int = 64
-    judge_every: int = 20  # rollouts between two looks of the judge
+    distillation_weight: float = 0.2
+    distillation_batch: int = 64
+    select_every: int = 20  # rollouts between two looks of the judge
     seed: int = 0
 
     def __post_init__(self):
         for name, known in (
             ("objective", ("clipped", "score")),
-            ("credit", ("fork", "step", "end")),
+            ("advantage_estimator", ("fork", "step", "end")),
             ("advantage", ("prompt", "batch", "tracker")),
         ):
             if (value := getattr(self, name)) not in known:
@@ -228,12 +229,12 @@ class DDPOConfig:
         check_settings(
             self,
             whole={
-                **dict.fromkeys(("rollouts", "prompts_per_rollout", "motions_per_prompt", "inner_epochs"), 1),
-                **dict.fromkeys(("timesteps_per_update", "replay_batch", "judge_every"), 1),
+                **dict.fromkeys(("iterations", "prompts_per_iteration", "motions_per_prompt", "inner_epochs"), 1),
+                **dict.fromkeys(("timesteps_per_update", "distillation_batch", "select_every"), 1),
                 **dict.fromkeys(("lora_rank", "seed"), 0),
             },
             positive=("learning_rate", "gradient_clip", "clip_range", "advantage_clip", "lora_alpha", "timestep_share"),
-            not_negative=("weight_decay", "kl_weight", "replay_weight"),
+            not_negative=("weight_decay", "kl_weight", "distillation_weight"),
             flags=("weigh_timesteps",),
         )
         if self.timestep_share > 1:
@@ -243,11 +244,11 @@ class DDPOConfig:
 # %% ../nbs/5_rl/16_ddpo.ipynb #b80c3d6e
 def _check_groups(config: DDPOConfig) -> None:
     """Raise `UserError` for settings that leave nothing to compare, or whose comparison would not be made."""
-    if config.credit != "end" and config.advantage != "prompt":
+    if config.advantage_estimator != "end" and config.advantage != "prompt":
         raise UserError(
             f"credit {config.credit!r} compares within a prompt; advantage {config.advantage!r} goes with credit 'end' only"
         )
-    rivals = config.motions_per_prompt * (config.prompts_per_rollout if config.advantage == "batch" else 1)
+    rivals = config.motions_per_prompt * (config.prompts_per_iteration if config.advantage == "batch" else 1)
     if rivals < 2 and config.advantage != "tracker":
         name = "prompts_per_rollout times motions_per_prompt" if config.advantage == "batch" else "motions_per_prompt"
         raise UserError(
@@ -316,7 +317,7 @@ def score_predictions(policy: DiffusionPolicy, reward: Reward, trajectory: Traje
     return ask_reward(reward, motion, lengths, list(trajectory.prompts) * steps).view(steps, batch)
 
 
-def play_walks(
+def collect_trajectories(
     policy: DiffusionPolicy,
     reward: Reward,
     prompts: list[str],
@@ -327,55 +328,55 @@ def play_walks(
 ) -> Experience:
     """Whole walks, `motions_per_prompt` of them for each prompt; credit as `config.credit` and `advantage` say."""
     batch = [prompt for prompt in prompts for _ in range(config.motions_per_prompt)]
-    walks = policy.rollout(batch, lengths.repeat_interleave(config.motions_per_prompt), generator)
-    if config.credit == "step":
-        scores = score_predictions(policy, reward, walks)
-        rewards, advantages = scores[-1], group_advantages(step_credits(scores)[:, :-1], batch)
+    trajectories = policy.rollout(batch, lengths.repeat_interleave(config.motions_per_prompt), generator)
+    if config.advantage_estimator == "step":
+        scores = score_predictions(policy, reward, trajectories)
+        rewards, advantages = scores[-1], group_advantages(temporal_differences(scores)[:, :-1], batch)
     else:
-        rewards = ask_reward(reward, walks.motion, walks.lengths, batch)
+        rewards = ask_reward(reward, trajectories.motion, trajectories.lengths, batch)
         tracked = config.advantage == "tracker"
         advantages = tracker.update(rewards, batch) if tracked else group_advantages(rewards, batch, config.advantage)
         advantages = advantages[:, None].expand(-1, policy.steps - 1)
     return Experience(
-        text=walks.text,
-        lengths=walks.lengths,
-        before=walks.states[:-2],
-        after=walks.states[1:-1],
-        origin=torch.arange(len(walks), device=policy.device),
-        log_probs=walks.log_probs[:, :-1],
+        text=trajectories.text,
+        lengths=trajectories.lengths,
+        before=trajectories.states[:-2],
+        after=trajectories.states[1:-1],
+        origin=torch.arange(len(trajectories), device=policy.device),
+        log_probs=trajectories.log_probs[:, :-1],
         rewards=rewards,
         advantages=advantages,
     )
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #dfbbdb66
 @torch.no_grad()
-def play_forks(
+def collect_branches(
     policy: DiffusionPolicy,
     reward: Reward,
     prompts: list[str],
     lengths: Tensor,
-    tries: int,
+    candidates: int,
     generator: torch.Generator,
 ) -> Experience:
-    """One walk for each prompt; at every step try `tries` moves, score the belief each leads to, go on from one of them."""
+    """One walk for each prompt; at every step try `candidates` moves, score the belief each leads to, go on from one of them."""
     text, lengths = policy.encode(prompts), lengths.to(policy.device)
-    origin = torch.arange(len(prompts), device=policy.device).repeat_interleave(tries)
+    origin = torch.arange(len(prompts), device=policy.device).repeat_interleave(candidates)
     their_text, their_lengths, asked = text[origin], lengths[origin], [prompts[i] for i in origin.tolist()]
     seeds = draw_seeds(len(origin), generator)
     rows = policy.denoiser.state_lengths(their_lengths).cpu()
     noise = draw_noise(seeds, rows, policy.steps, policy.denoiser.state_width).to(policy.denoiser.feature_mean)
-    state, found = noise[0, ::tries], {"before": [], "after": [], "log_probs": [], "scores": []}
+    state, found = noise[0, ::candidates], {"before": [], "after": [], "log_probs": [], "scores": []}
     mean, std, known = policy.step(state, 0, text, lengths)
     for step in range(policy.steps - 1):
         moves = mean[origin] + std[origin, None, None] * noise[step + 1]
-        next_mean, next_std, belief = policy.step(moves, step + 1, their_text, their_lengths, known[origin])
-        scores = ask_reward(reward, policy.to_raw(belief, their_lengths), their_lengths, asked)
-        log_probs = policy.move_log_prob(moves, mean[origin], std[origin], their_lengths)
+        next_mean, next_std, x0 = policy.step(moves, step + 1, their_text, their_lengths, known[origin])
+        scores = ask_reward(reward, policy.to_raw(x0, their_lengths), their_lengths, asked)
+        log_probs = policy.step_log_prob(moves, mean[origin], std[origin], their_lengths)
         for name, value in (("before", state), ("after", moves), ("log_probs", log_probs), ("scores", scores)):
             found[name].append(value)
-        drawn = torch.randint(tries, (len(prompts),), generator=generator) + torch.arange(len(prompts)) * tries
+        drawn = torch.randint(candidates, (len(prompts),), generator=generator) + torch.arange(len(prompts)) * candidates
         taken = drawn.to(policy.device)
-        state, mean, std, known = moves[taken], next_mean[taken], next_std[taken], belief[taken]
+        state, mean, std, known = moves[taken], next_mean[taken], next_std[taken], x0[taken]
     scores = torch.stack(found["scores"], dim=1)
     return Experience(
         text=text,
@@ -398,26 +399,26 @@ def collect(
     tracker: PromptTracker,
     generator: torch.Generator,
 ) -> Experience:
-    """Draw `prompts_per_rollout` prompts, without replacement as far as they go round, and a length each; play.
+    """Draw `prompts_per_iteration` prompts, without replacement as far as they go round, and a length each; play.
 
     Raises `UserError` if a reward is not one finite number a motion, see `as_scores`.
     """
     order = torch.randperm(len(prompts), generator=generator).tolist()
-    drawn = [prompts[order[i % len(order)]] for i in range(config.prompts_per_rollout)]
+    drawn = [prompts[order[i % len(order)]] for i in range(config.prompts_per_iteration)]
     lengths = lengths[torch.randint(len(lengths), (len(drawn),), generator=generator)]
-    if config.credit == "fork":
-        return play_forks(policy, reward, drawn, lengths, config.motions_per_prompt, generator)
-    return play_walks(policy, reward, drawn, lengths, config, tracker, generator)
+    if config.advantage_estimator == "fork":
+        return collect_branches(policy, reward, drawn, lengths, config.motions_per_prompt, generator)
+    return collect_trajectories(policy, reward, drawn, lengths, config, tracker, generator)
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #920cb4d7
-def replay_loss(policy: DiffusionPolicy, anchor: Trajectory, count: int, generator: torch.Generator) -> Tensor:
-    """Mean squared change of the predicted x_0 at `count` random states of the frozen model's walks `anchor`."""
-    steps, batch = anchor.predicted_x0.shape[:2]
-    rows = torch.randint(batch, (count,), generator=generator).to(anchor.lengths.device)
-    at = torch.randint(steps, (count,), generator=generator).to(anchor.lengths.device)
-    lengths = anchor.lengths[rows]
-    x0, _ = policy.predict(anchor.states[at, rows], anchor.timesteps[at], anchor.text[rows], lengths)
-    return masked_mean_square(x0 - anchor.predicted_x0[at, rows], policy.denoiser.state_lengths(lengths))
+def self_distillation_loss(policy: DiffusionPolicy, retained: Trajectory, count: int, generator: torch.Generator) -> Tensor:
+    """Mean squared change of the predicted x_0 at `count` random states of the frozen model's walks `retained`."""
+    steps, batch = retained.predicted_x0.shape[:2]
+    rows = torch.randint(batch, (count,), generator=generator).to(retained.lengths.device)
+    at = torch.randint(steps, (count,), generator=generator).to(retained.lengths.device)
+    lengths = retained.lengths[rows]
+    x0, _ = policy.predict(retained.states[at, rows], retained.timesteps[at], retained.text[rows], lengths)
+    return masked_mean_square(x0 - retained.predicted_x0[at, rows], policy.denoiser.state_lengths(lengths))
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #e4ac75f3
 def step_loss(
@@ -438,8 +439,8 @@ def step_loss(
     states, origin = experience.origin[moves].unique(return_inverse=True)
     x_t, text, lengths = experience.before[step][states], experience.text[states], experience.lengths[states]
     earlier = experience.before[max(step - 1, 0)][states]
-    mean, std, _ = policy.step(x_t, step, text, lengths, policy.recall(earlier, step, text, lengths))
-    log_prob = policy.move_log_prob(experience.after[step][moves], mean[origin], std[origin], lengths[origin])
+    mean, std, _ = policy.step(x_t, step, text, lengths, policy.previous_prediction(earlier, step, text, lengths))
+    log_prob = policy.step_log_prob(experience.after[step][moves], mean[origin], std[origin], lengths[origin])
     old = experience.log_probs[moves, step]
     if config.objective == "clipped":
         loss = clipped_policy_loss(
@@ -450,7 +451,7 @@ def step_loss(
     loss = loss * moves.float().mean()  # the mean over all moves, with those left out counted as zero
     if config.kl_weight:
         with torch.no_grad():
-            reference = frozen.step(x_t, step, text, lengths, frozen.recall(earlier, step, text, lengths))[0]
+            reference = frozen.step(x_t, step, text, lengths, frozen.previous_prediction(earlier, step, text, lengths))[0]
         shift, rows = (mean - reference) / std[:, None, None], policy.denoiser.state_lengths(lengths)
         loss = loss + config.kl_weight * masked_mean_square(shift, rows) / 2
     return loss, torch.exp(weight * (log_prob.detach() - old))
@@ -509,7 +510,7 @@ def update(
     weights: Tensor,
     config: DDPOConfig,
     generator: torch.Generator,
-    anchor: Trajectory | None = None,
+    retained: Trajectory | None = None,
     frozen: DiffusionPolicy | None = None,
 ) -> dict:
     """Improve the policy on one rollout; return lists over timesteps of what happened, and the mean replay loss.
@@ -518,7 +519,7 @@ def update(
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     noisy = policy.steps - 1  # the last step has no noise and chooses nothing
-    stats = {"gradient_norm": {}, "clip_share": {}, "ratio": {}, "replay": []}
+    stats = {"gradient_norm": {}, "clip_share": {}, "ratio": {}, "distillation": []}
     audit = True  # only before the first update
     for _ in range(config.inner_epochs):
         order = torch.randperm(noisy, generator=generator)
@@ -526,10 +527,10 @@ def update(
         for first in range(0, len(order), config.timesteps_per_update):
             chunk = order[first : first + config.timesteps_per_update]
             gradients = policy_gradient(policy, experience, chunk, parameters, weights, config, stats, audit, frozen)
-            if anchor is not None:
-                replay = replay_loss(policy, anchor, config.replay_batch, generator)
-                torch._foreach_add_(gradients, gradient_of(config.replay_weight * replay, parameters))
-                stats["replay"].append(replay.item())
+            if retained is not None:
+                distillation = self_distillation_loss(policy, retained, config.distillation_batch, generator)
+                torch._foreach_add_(gradients, gradient_of(config.distillation_weight * distillation, parameters))
+                stats["distillation"].append(distillation.item())
             if not math.isfinite(norm := _norm(gradients)):
                 raise UserError(f"the gradient is {norm} at denoising steps {chunk}; the weights were not touched")
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -541,9 +542,9 @@ def update(
 
 
 def _by_step(stats: dict, steps: int) -> dict:
-    replay = stats.pop("replay")
+    distillation = stats.pop("distillation")
     lists = {name: [values.get(step) for step in range(steps)] for name, values in stats.items()}
-    return lists | {"replay": sum(replay) / len(replay) if replay else None}
+    return lists | {"distillation": sum(distillation) / len(distillation) if distillation else None}
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #c1c6d633
 def check_trainable(policy: DiffusionPolicy) -> None:
@@ -589,22 +590,22 @@ def _check_lengths(lengths: Tensor | Sequence[int]) -> Tensor:
     return found
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #e6b40f97
-def _check_arguments(policy, reward, prompts, anchor_prompts, config, judge) -> None:
+def _check_arguments(policy, reward, prompts, retained_prompts, config, selector) -> None:
     if not isinstance(config, DDPOConfig):
         raise UserError(f"config should be a DDPOConfig, not a {type(config).__name__}: DDPOConfig(rollouts=10) makes one")
     if len(prompts) == 0:
         raise UserError("no prompts to learn from: give at least one")
-    if config.replay_weight and not len(anchor_prompts):
+    if config.distillation_weight and not len(retained_prompts):
         raise UserError("replay needs anchor prompts (what should not be forgotten); or set replay_weight to 0")
     _check_policy(policy)
-    for name, given in (("reward", reward), ("judge", judge)):
-        if not callable(given) and not (name == "judge" and given is None):
+    for name, given in (("reward", reward), ("selection", selector)):
+        if not callable(given) and not (name == "selection" and given is None):
             raise UserError(f"{name} should be a function, not a {type(given).__name__}")
 
 
-def ask_judge(judge: Callable, policy: DiffusionPolicy) -> dict[str, float]:
+def ask_judge(selector: Callable, policy: DiffusionPolicy) -> dict[str, float]:
     """What the judge says of a policy, as plain numbers; `UserError` unless there is a finite "score" among them."""
-    found = judge(policy)
+    found = selector(policy)
     try:
         found = {str(name): float(value) for name, value in found.items()}
         if math.isfinite(found["score"]):
@@ -618,17 +619,17 @@ def _name(thing: object) -> str:
     return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
-def run_settings(policy, prompts, lengths, config, anchor_prompts, judge) -> dict:
+def run_settings(policy, prompts, lengths, config, retained_prompts, selector) -> dict:
     """What a run is, apart from its reward, in plain values; a run that goes on must have the same. See `DDPOTrainer`.
 
     The number of rollouts is left open: a longer run may go on.
     """
     return {
         **asdict(config),
-        "rollouts": None,
+        "iterations": None,
         "prompts": prompts,
         "lengths": lengths.tolist(),
-        "anchor_prompts": anchor_prompts,
+        "retained_prompts": retained_prompts,
         "solver": policy.solver,
         "steps": policy.steps,
         "timesteps": policy.timesteps.tolist(),
@@ -637,7 +638,7 @@ def run_settings(policy, prompts, lengths, config, anchor_prompts, judge) -> dic
         "min_std": float(policy.min_std),
         "denoiser": network_hash(policy.denoiser),
         "text_encoder": _name(policy.text_encoder),
-        "judge": None if judge is None else _name(judge),
+        "selection": None if selector is None else _name(selector),
         "version": __version__,
     }
 
@@ -665,21 +666,21 @@ def same_reward(one: dict, other: dict, tolerance: float = 1e-4) -> bool:
 class DDPOState:
     """Everything a run needs and everything that changes while it runs; see `DDPOTrainer` for the arguments."""
 
-    def __init__(self, policy, reward, prompts, lengths, config=None, anchor_prompts=(), judge=None, folder=None):
+    def __init__(self, policy, reward, prompts, lengths, config=None, retained_prompts=(), selector=None, folder=None):
         self.config = config = config or DDPOConfig()
-        _check_arguments(policy, reward, prompts, anchor_prompts, config, judge)
-        self.policy, self.reward, self.judge = policy, reward, judge
-        self.prompts, anchor_prompts = _check_prompts(prompts, "prompts"), _check_prompts(anchor_prompts, "anchor_prompts")
+        _check_arguments(policy, reward, prompts, retained_prompts, config, selector)
+        self.policy, self.reward, self.selector = policy, reward, selector
+        self.prompts, retained_prompts = _check_prompts(prompts, "prompts"), _check_prompts(retained_prompts, "retained_prompts")
         self.lengths = _check_lengths(lengths)
         self.folder = Path(folder) if folder else None
-        self.settings = run_settings(policy, self.prompts, self.lengths, config, anchor_prompts, judge)
+        self.settings = run_settings(policy, self.prompts, self.lengths, config, retained_prompts, selector)
         policy.denoiser.eval()
         self.frozen = policy.with_denoiser(copy.deepcopy(policy.denoiser)) if config.kl_weight else None
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.anchor = None
-        if config.replay_weight:
-            drawn = torch.randint(len(self.lengths), (len(anchor_prompts),), generator=self.generator)
-            self.anchor = policy.rollout(anchor_prompts, self.lengths[drawn], generator=self.generator)
+        self.retained = None
+        if config.distillation_weight:
+            drawn = torch.randint(len(self.lengths), (len(retained_prompts),), generator=self.generator)
+            self.retained = policy.rollout(retained_prompts, self.lengths[drawn], generator=self.generator)
         self._free = {name for name, p in policy.denoiser.named_parameters() if p.requires_grad}
         network = policy.denoiser.network
         if config.lora_rank:
@@ -695,7 +696,7 @@ class DDPOState:
         self.weights = timestep_weights(policy) if config.weigh_timesteps else torch.ones(policy.steps)
         self.log: list[dict] = []
         self.finished = False
-        self.best_score, self.best = ask_judge(judge, policy)["score"] if judge else -math.inf, None
+        self.best_score, self.best = ask_judge(selector, policy)["score"] if selector else -math.inf, None
         load_checkpoint(self)
 
     @cached_property
@@ -710,28 +711,28 @@ class DDPOTrainer(DDPOState):
     policy: the policy to adapt.
     reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features.
     prompts: what to practise. lengths: (n,) motion lengths in frames to draw from.
-    config: a `DDPOConfig`. anchor_prompts: what must not be forgotten; needed if its `replay_weight` is not 0.
+    config: a `DDPOConfig`. anchor_prompts: what must not be forgotten; needed if its `distillation_weight` is not 0.
     judge: `judge(policy) -> dict` with at least "score"; the weights with the highest score are kept. If none
         scores above the policy before training (a check too strict to see progress, say), the last ones are.
     folder: where `log.jsonl` and `checkpoints/` go. A run of the same `run_settings` and reward there goes on.
     Frozen parameters stay (see `trainable` and `add_lora`). Raises `UserError` for what a user can mend.
     """
 
-    def run(self, on_rollout: Callable[[dict], None] | None = None, progress: bool = True) -> list[dict]:
-        """Train to the end and leave the best weights (or the last, see `judge`) in the policy, LoRA merged.
+    def run(self, on_iteration: Callable[[dict], None] | None = None, progress: bool = True) -> list[dict]:
+        """Train to the end and leave the best weights (or the last, see `selector`) in the policy, LoRA merged.
 
-        Returns the log, one record a rollout; `on_rollout(record)` sees each as it is made. A run that is over stays so.
+        Returns the log, one record a rollout; `on_iteration(record)` sees each as it is made. A run that is over stays so.
         """
         if self.finished:
             return self.log
-        total = self.config.rollouts
+        total = self.config.iterations
         with tqdm(total=total, initial=len(self.log), desc="adapt", disable=not progress) as bar:
             while len(self.log) < total:
                 record = self.round()
                 bar.update()
-                bar.set_postfix(reward=f"{record['reward']:.3f}", **{k: f"{v:.2f}" for k, v in record["judge"].items()})
-                if on_rollout:
-                    on_rollout(record)
+                bar.set_postfix(reward=f"{record['reward']:.3f}", **{k: f"{v:.2f}" for k, v in record["selection"].items()})
+                if on_iteration:
+                    on_iteration(record)
         if self.best is not None:
             with torch.no_grad():
                 torch._foreach_copy_(self.parameters, self.best)
@@ -747,18 +748,18 @@ class DDPOTrainer(DDPOState):
         if self.finished:
             raise UserError(f"this run of {config.rollouts} rollouts is over: a longer one needs more of them in its DDPOConfig")
         for group in self.optimizer.param_groups:  # a straight line to zero: late steps settle instead of wandering
-            group["lr"] = config.learning_rate * max(0.0, 1 - (index - 1) / config.rollouts)
+            group["lr"] = config.learning_rate * max(0.0, 1 - (index - 1) / config.iterations)
         experience = collect(
             self.policy, self.reward, self.prompts, self.lengths, config, self.tracker, self.generator
         )
         stats = update(
-            self.policy, experience, self.optimizer, self.weights, config, self.generator, self.anchor, self.frozen
+            self.policy, experience, self.optimizer, self.weights, config, self.generator, self.retained, self.frozen
         )
-        record = {"rollout": index, "reward": float(experience.rewards.mean()), "judge": {}, **stats}
-        if self.judge and (index % config.judge_every == 0 or index == config.rollouts):
-            record["judge"] = ask_judge(self.judge, self.policy)
-            if record["judge"]["score"] > self.best_score:
-                self.best_score = record["judge"]["score"]
+        record = {"iteration": index, "reward": float(experience.rewards.mean()), "selection": {}, **stats}
+        if self.selector and (index % config.select_every == 0 or index == config.iterations):
+            record["selection"] = ask_judge(self.selector, self.policy)
+            if record["selection"]["score"] > self.best_score:
+                self.best_score = record["selection"]["score"]
                 self.best = [p.detach().clone() for p in self.parameters]
         self.log.append(record)
         save_checkpoint(self)
@@ -866,10 +867,10 @@ def log_misfit(text: str, steps: int) -> str | None:
     for index, record in enumerate(log if isinstance(log, list) else [None], 1):
         rows = [record.get(name) for name in ("gradient_norm", "clip_share", "ratio")] if isinstance(record, dict) else [None]
         fits = all(isinstance(row, list) and len(row) == steps for row in rows)
-        fits = fits and all(value is None or _is_number(value) for row in [*rows, [record.get("replay")]] for value in row)
-        fits = fits and record.get("rollout") == index and _is_number(record.get("reward"))
-        judge = record.get("judge") if fits else None
-        if not isinstance(judge, dict) or not all(isinstance(value, float) for value in judge.values()):
+        fits = fits and all(value is None or _is_number(value) for row in [*rows, [record.get("distillation")]] for value in row)
+        fits = fits and record.get("iteration") == index and _is_number(record.get("reward"))
+        selector = record.get("selection") if fits else None
+        if not isinstance(selector, dict) or not all(isinstance(value, float) for value in selector.values()):
             return f"record {index} of the log is not as a run writes it"
     return None
 
@@ -899,7 +900,7 @@ class TrainingView:
     def __call__(self, record: dict) -> None:
         """Show what a rollout's record says, and the newest sample."""
         self.rewards.append(record["reward"])
-        if record["rollout"] % self.every == 0:
+        if record["iteration"] % self.every == 0:
             self.now = self.sample()
         clipped = [math.nan if share is None else share for share in record["clip_share"]]
         name = f"after {record['rollout']} rollouts"
@@ -908,7 +909,7 @@ class TrainingView:
             captions={name: f"mean reward {record['reward']:.3f}"},
             title=self.prompt,
             charts=[
-                Chart({"reward": self.rewards}, along="rollout", first=record["rollout"] + 1 - len(self.rewards)),
+                Chart({"reward": self.rewards}, along="iteration", first=record["iteration"] + 1 - len(self.rewards)),
                 Chart({"share of ratios clipped": clipped}, along="denoising step"),
             ],
         )

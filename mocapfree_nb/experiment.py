@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'LEFT_OUT_ACTIONS', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'CONTINUED', 'MORE_CLIPS', 'ARCHITECTURES',
-           'VAE_TRAINING', 'Questions', 'ask', 'check_motion', 'Judges', 'make_motion', 'examine', 'Task', 'make_task',
-           'GeometryJudge', 'Examination', 'Report', 'gap_closed', 'pick_motions', 'motion_player', 'load_judges',
-           'load_denoiser', 'load_policy', 'check_fit', 'known_words', 'words_note', 'prepare_folder',
-           'content_settings', 'report_values', 'adapt', 'summary', 'next_run', 'ablate', 'shipped_recipe', 'train',
-           'evaluate', 'generate']
+           'VAE_TRAINING', 'EvaluationPrompts', 'draw_evaluation_prompts', 'check_motion', 'Scorers', 'make_motion',
+           'evaluate_policy', 'Task', 'make_task', 'GeometricSelector', 'PolicyEvaluation', 'Report', 'gap_closed',
+           'pick_motions', 'motion_player', 'load_scorers', 'load_denoiser', 'load_policy', 'check_fit', 'known_words',
+           'words_note', 'prepare_folder', 'content_settings', 'report_values', 'adapt', 'summary', 'next_run',
+           'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/6_judging/21_experiment.ipynb #7c3f9db5
 import json
@@ -62,7 +62,7 @@ LEFT_OUT_ACTIONS = (  # what the shipped base models lack, all six at once; the 
 
 # %% ../nbs/6_judging/21_experiment.ipynb #ad25c45c
 @dataclass(frozen=True)
-class Questions:
+class EvaluationPrompts:
     """Prompts with the motion length (frames) to generate and the label to verify by."""
 
     prompts: list[str]
@@ -73,7 +73,7 @@ class Questions:
         return len(self.prompts)
 
 
-def ask(clips: Sequence[Clip] | Corpus, count: int, seed: int = 0, avoid: Sequence[str] = ()) -> Questions:
+def draw_evaluation_prompts(clips: Sequence[Clip] | Corpus, count: int, seed: int = 0, avoid: Sequence[str] = ()) -> EvaluationPrompts:
     """Draw up to `count` questions from `clips`: distinct captions, each with the length and label of its clip.
 
     Captions in `avoid` are not asked. Raises `UserError` if nothing is left to ask.
@@ -85,7 +85,7 @@ def ask(clips: Sequence[Clip] | Corpus, count: int, seed: int = 0, avoid: Sequen
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     captions = list(pairs)
     chosen = [(captions[i], pairs[captions[i]]) for i in order]
-    return Questions(
+    return EvaluationPrompts(
         prompts=[caption for caption, _ in chosen],
         lengths=torch.tensor([len(clip) for _, clip in chosen]),
         labels=["+".join(clip.actions) for _, clip in chosen],
@@ -125,7 +125,7 @@ def _pad(clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Judges:
+class Scorers:
     """The networks that look at motion, and how labels are checked by geometry."""
 
     evaluator: EvaluatorModel
@@ -161,10 +161,10 @@ def _metre(skeleton: Skeleton) -> float:
     return 1000.0 if skeleton.unit == "mm" else 1.0
 
 # %% ../nbs/6_judging/21_experiment.ipynb #c6f84749
-def examine(
+def evaluate_policy(
     policy: DiffusionPolicy,
-    questions: Questions,
-    judges: Judges,
+    evaluation_prompts: EvaluationPrompts,
+    scorers: Scorers,
     reference: Tensor | None,
     distractors: Tensor | None = None,
     repeats: int = 4,
@@ -176,16 +176,16 @@ def examine(
     actions, among which R-precision must find the generated one (without: among the other questions).
     """
     device, skeleton = policy.denoiser.feature_mean.device, skeleton_of(policy.denoiser.num_features)
-    prompts, lengths = questions.prompts * repeats, questions.lengths.repeat(repeats).to(device)
+    prompts, lengths = evaluation_prompts.prompts * repeats, evaluation_prompts.lengths.repeat(repeats).to(device)
     motion = make_motion(policy, prompts, lengths, seed)
     with torch.inference_mode():
-        read = judges.read or default_text_encoder()
-        text = judges.evaluator.encode_text(read(questions.prompts).to(device)).repeat(repeats, 1)
-        embedding = judges.evaluator.encode_motion(motion, lengths)
-        score = judges.reward(motion, lengths, prompts)
+        read = scorers.read or default_text_encoder()
+        text = scorers.evaluator.encode_text(read(evaluation_prompts.prompts).to(device)).repeat(repeats, 1)
+        embedding = scorers.evaluator.encode_motion(motion, lengths)
+        score = scorers.reward(motion, lengths, prompts)
         joints = features_to_joints(motion, skeleton)
     generator = torch.Generator().manual_seed(seed)
-    verified = check_motion(joints.cpu(), lengths.cpu(), questions.labels * repeats, judges.checks)
+    verified = check_motion(joints.cpu(), lengths.cpu(), evaluation_prompts.labels * repeats, scorers.checks)
     rows = min(32, len(embedding), len(distractors) + 1 if distractors is not None else 32)  # of a batch of R-precision
     one, other = torch.combinations(torch.arange(repeats)).T  # of so few, every pair, and none with itself
     groups = embedding.view(repeats, -1, embedding.shape[1])
@@ -207,16 +207,16 @@ def examine(
 # %% ../nbs/6_judging/21_experiment.ipynb #f2efe93c
 @dataclass(frozen=True)
 class Task:
-    """What is practised (captions), what must stay (`anchors`), and what is asked in the end (held-out captions).
+    """What is practised (captions), what must stay (`retained`), and what is asked in the end (held-out captions).
 
     `target_clips` and `original_clips` are real motion to compare generated motion with; the first may be empty.
     """
 
-    practice: list[str]
-    practice_labels: list[str]  # what a motion for each of them is checked by
-    anchors: Questions
-    target: Questions
-    original: Questions
+    training_prompts: list[str]
+    training_labels: list[str]  # what a motion for each of them is checked by
+    retained: EvaluationPrompts
+    target: EvaluationPrompts
+    original: EvaluationPrompts
     target_clips: list[Clip]
     original_clips: list[Clip]
 
@@ -227,8 +227,8 @@ def make_task(
     source: Corpus | None = None,
     prompts: Sequence[str] | None = None,
     leave_out_words: Sequence[str] = (),
-    questions: int = 32,
-    anchors: int = 576,
+    evaluation_prompts: int = 32,
+    retained: int = 576,
     seed: int = 0,
 ) -> Task:
     """Lay out a task. Three kinds:
@@ -249,28 +249,28 @@ def make_task(
         clips = [clip for clip in clips if len(clip.actions) == 1] or clips  # composed motions ask for two things
     else:
         clips, original = [], corpus
-    practice = list(prompts or _captions(clip for clip in clips if clip.split == "train"))
-    if not practice or not all(prompt.strip() for prompt in practice):
+    training_prompts = list(prompts or _captions(clip for clip in clips if clip.split == "train"))
+    if not training_prompts or not all(prompt.strip() for prompt in training_prompts):
         raise UserError("nothing to practise: give prompts that are not empty, or a target that has captions")
     kept_for_last = [clip for clip in clips if clip.split == "test"]
-    anchor_questions = ask(original.split("train"), anchors, seed)
+    retained = draw_evaluation_prompts(original.split("train"), retained, seed)
     if kept_for_last:
-        asked = ask(kept_for_last, questions, seed, avoid=practice)
+        asked = draw_evaluation_prompts(kept_for_last, evaluation_prompts, seed, avoid=training_prompts)
     else:  # nothing held out: ask what was practised, at lengths of the original corpus
-        turns = (practice * questions)[:questions]
-        lengths = anchor_questions.lengths.repeat(questions)[: len(turns)]
-        asked = Questions(turns, lengths, [target or "free"] * len(turns))
+        turns = (training_prompts * evaluation_prompts)[:evaluation_prompts]
+        lengths = retained.lengths.repeat(evaluation_prompts)[: len(turns)]
+        asked = EvaluationPrompts(turns, lengths, [target or "free"] * len(turns))
     test = original.split("test")
     label = {caption: "+".join(clip.actions) for clip in clips for caption in clip.captions}
-    labels = [label.get(prompt, target or "free") for prompt in practice]
-    return Task(practice, labels, anchor_questions, asked, ask(test, 4 * questions, seed), clips, list(test))
+    labels = [label.get(prompt, target or "free") for prompt in training_prompts]
+    return Task(training_prompts, labels, retained, asked, draw_evaluation_prompts(test, 4 * evaluation_prompts, seed), clips, list(test))
 
 
 def _captions(clips: Iterable[Clip]) -> list[str]:
     return list(dict.fromkeys(caption for clip in clips for caption in clip.captions))
 
 # %% ../nbs/6_judging/21_experiment.ipynb #4d3f310d
-class GeometryJudge:
+class GeometricSelector:
     """Share of motions for practice prompts that pass `verify`, minus twice the share lost on anchor prompts.
 
     It asks `count` questions about the target and `others` about the anchors, always with the same noise. Called with
@@ -288,12 +288,12 @@ class GeometryJudge:
         seed: int = 1234,
     ):
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.randint(len(task.practice), (count,), generator=generator).tolist()
-        kept = task.anchors  # in random order already, so the first ones are as good as any
+        rows = torch.randint(len(task.training_prompts), (count,), generator=generator).tolist()
+        kept = task.retained  # in random order already, so the first ones are as good as any
         drawn = kept.lengths[torch.randint(len(kept), (count,), generator=generator)]
-        self.prompts = [task.practice[i] for i in rows] + kept.prompts[:others]
+        self.prompts = [task.training_prompts[i] for i in rows] + kept.prompts[:others]
         self.lengths = torch.cat([drawn, kept.lengths[:others]])
-        self.labels = [task.practice_labels[i] for i in rows] + kept.labels[:others]
+        self.labels = [task.training_labels[i] for i in rows] + kept.labels[:others]
         self.checks, self.count, self.seed = checks, count, seed
         self.others_before = self._look(policy)[1]
 
@@ -308,21 +308,21 @@ class GeometryJudge:
         return {"score": target - 2 * max(0.0, self.others_before - others), "target": target, "others": others}
 
 # %% ../nbs/6_judging/21_experiment.ipynb #02e15628
-class Examination:
+class PolicyEvaluation:
     """Held-out questions of a task, with everything needed to ask them again and again."""
 
-    def __init__(self, task: Task, judges: Judges, repeats: int = 4, seed: int = 0):
-        self.task, self.judges, self.repeats, self.seed = task, judges, repeats, seed
-        self.original = judges.embed(task.original_clips)
-        self.target = judges.embed(task.target_clips) if len(task.target_clips) > 1 else None
+    def __init__(self, task: Task, scorers: Scorers, repeats: int = 4, seed: int = 0):
+        self.task, self.scorers, self.repeats, self.seed = task, scorers, repeats, seed
+        self.original = scorers.embed(task.original_clips)
+        self.target = scorers.embed(task.target_clips) if len(task.target_clips) > 1 else None
 
     def __call__(self, policy: DiffusionPolicy) -> dict[str, dict]:
         """Rows of numbers and joints: {"target": ..., "original": ..., "joints": {"target": ..., "original": ...}}."""
-        settings = {"judges": self.judges, "repeats": self.repeats, "seed": self.seed}
-        target, target_joints = examine(
+        settings = {"judges": self.scorers, "repeats": self.repeats, "seed": self.seed}
+        target, target_joints = evaluate_policy(
             policy, self.task.target, reference=self.target, distractors=self.original, **settings
         )
-        original, original_joints = examine(policy, self.task.original, reference=self.original, **settings)
+        original, original_joints = evaluate_policy(policy, self.task.original, reference=self.original, **settings)
         return {
             "target": target,
             "original": original,
@@ -389,11 +389,11 @@ def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 3) -> dict[
     """A few motions to look at: the first repetition of the first questions (not the best ones)."""
     return {
         part: [
-            {"prompt": questions.prompts[i]}
-            | {name: look["joints"][part][i, : int(questions.lengths[i])].numpy() for name, look in looks.items()}
-            for i in range(min(count, len(questions)))
+            {"prompt": evaluation_prompts.prompts[i]}
+            | {name: look["joints"][part][i, : int(evaluation_prompts.lengths[i])].numpy() for name, look in looks.items()}
+            for i in range(min(count, len(evaluation_prompts)))
         ]
-        for part, questions in (("target", task.target), ("original", task.original))
+        for part, evaluation_prompts in (("target", task.target), ("original", task.original))
     }
 
 # %% ../nbs/6_judging/21_experiment.ipynb #90bd64f2
@@ -421,22 +421,22 @@ def motion_player(report: Report, part: str = "target", index: int = 0) -> Motio
     return MotionPlayer(shown, skeleton_in(shown), captions=captions, title=motions[index]["prompt"])
 
 # %% ../nbs/6_judging/21_experiment.ipynb #6db656ff
-def load_judges(
+def load_scorers(
     retrieval: str | Path,
     evaluator: str | Path,
     checks: Checks | None = None,
     device: str = "cpu",
     text_encoder: str | Path | None = None,
-) -> Judges:
+) -> Scorers:
     """The saved retrieval network and evaluator, ready to judge: ours, or TMR and the Guo evaluator (lesson 31).
 
     `text_encoder` is the folder of the one that TMR reads, if it is not in transformers' own store.
     """
     network = load_network(retrieval, (RetrievalModel, TMR), device)
     reward = RetrievalReward(network, text_encoder_for(network, text_encoder))
-    judge = load_network(evaluator, (EvaluatorModel, GuoEvaluator), device)
-    read = find_words([evaluator]) if isinstance(judge, GuoEvaluator) else None
-    return Judges(judge, reward, checks or {}, read)
+    selector = load_network(evaluator, (EvaluatorModel, GuoEvaluator), device)
+    read = find_words([evaluator]) if isinstance(selector, GuoEvaluator) else None
+    return Scorers(selector, reward, checks or {}, read)
 
 
 def load_denoiser(folder: str | Path) -> Denoiser:
@@ -470,10 +470,10 @@ def load_policy(
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
 
 # %% ../nbs/6_judging/21_experiment.ipynb #91d7a3e2
-def check_fit(policy: DiffusionPolicy, judges: Judges, corpus: Corpus | None = None) -> None:
+def check_fit(policy: DiffusionPolicy, scorers: Scorers, corpus: Corpus | None = None) -> None:
     """Raise `UserError` unless model, judges and corpus speak of the same skeleton."""
     made = policy.denoiser.num_features
-    widths = {"retrieval network": judges.reward.model.num_features, "evaluator": judges.evaluator.num_features}
+    widths = {"retrieval network": scorers.reward.model.num_features, "evaluator": scorers.evaluator.num_features}
     widths |= {"corpus": corpus.skeleton.num_features} if corpus is not None else {}
     for name, width in widths.items():
         if width != made:
@@ -547,7 +547,7 @@ def prepare_folder(folder: str | Path) -> None:
         remove_leftovers(folder / part)
 
 # %% ../nbs/6_judging/21_experiment.ipynb #27f5c0a9
-def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dict:
+def content_settings(policy: DiffusionPolicy, scorers: Scorers, task: Task) -> dict:
     """What names and paths do not tell of a run: hashes of its networks, clips and sentences, checks, and the version."""
 
     def listed(first: Sequence, *more: Sequence) -> dict:
@@ -559,14 +559,14 @@ def content_settings(policy: DiffusionPolicy, judges: Judges, task: Task) -> dic
         "min_std": policy.min_std,
         "timesteps": policy.timesteps.tolist(),
         "text_encoder": type(policy.text_encoder).__name__,
-        "prompts": listed(task.practice),
-        "lengths": listed(task.anchors.lengths.tolist()),
-        "retained_prompts": listed(task.anchors.prompts),
+        "prompts": listed(task.training_prompts),
+        "lengths": listed(task.retained.lengths.tolist()),
+        "retained_prompts": listed(task.retained.prompts),
         "evaluation_prompts": listed(target[0], target, original),
-        "checks": {label: getattr(check, "__qualname__", str(check)) for label, check in judges.checks.items()},
+        "checks": {label: getattr(check, "__qualname__", str(check)) for label, check in scorers.checks.items()},
         "model_hash": network_hash(policy.denoiser),
-        "retrieval_hash": network_hash(judges.reward.model),
-        "evaluator_hash": network_hash(judges.evaluator),
+        "retrieval_hash": network_hash(scorers.reward.model),
+        "evaluator_hash": network_hash(scorers.evaluator),
         "corpus_hash": corpus_hash([*task.target_clips, *task.original_clips]),
         "version": mocapfree_nb.__version__,
     }
@@ -586,12 +586,12 @@ def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
     return model, full_model
 
 
-def _check_start(policy, judges, corpus, task, prompts, model) -> None:
+def _check_start(policy, scorers, corpus, task, prompts, model) -> None:
     """Refuse what cannot be adapted, and say what the model never saw; see `adapt`."""
     check_trainable(policy)
-    check_fit(policy, judges, corpus)
+    check_fit(policy, scorers, corpus)
     _note_words(prompts, model)
-    _note_lengths(policy, torch.cat([task.anchors.lengths, task.target.lengths, task.original.lengths]))
+    _note_lengths(policy, torch.cat([task.retained.lengths, task.target.lengths, task.original.lengths]))
 
 # %% ../nbs/6_judging/21_experiment.ipynb #682cf8f8
 def _keep_settings(path: Path, settings: Mapping) -> None:
@@ -601,18 +601,18 @@ def _keep_settings(path: Path, settings: Mapping) -> None:
     """
     now = json.loads(json.dumps(settings))
     kept = read_json(path) if path.exists() else now
-    changed = [k for k in {**now, **kept} if k not in ("rollouts", "device", "model") and (k not in now or kept.get(k) != now[k])]
+    changed = [k for k in {**now, **kept} if k not in ("iterations", "device", "model") and (k not in now or kept.get(k) != now[k])]
     if changed:
         raise UserError(f"{path.parent} holds a run with other settings ({', '.join(changed)}); choose another folder")
     write_json(path, settings)
 
 
-def _reward_of(judges: Judges, task: Task, margin: bool, both_sides: bool) -> Callable[..., Tensor]:
+def _reward_of(scorers: Scorers, task: Task, contrastive: bool, mirrored: bool) -> Callable[..., Tensor]:
     """What the policy follows; see `adapt`."""
-    reward = judges.reward
-    if margin:
-        reward = RetrievalReward(reward.model, reward.text_encoder, task.anchors.prompts)
-    return mirror_consistent(reward) if both_sides else reward
+    reward = scorers.reward
+    if contrastive:
+        reward = RetrievalReward(reward.model, reward.text_encoder, task.retained.prompts)
+    return mirror_consistent(reward) if mirrored else reward
 
 
 def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log: list[dict], seconds: float) -> dict:
@@ -626,8 +626,8 @@ def report_values(looks: Mapping[str, dict], task: Task, settings: Mapping, log:
         "target": {"name": settings["target"] or "prompts"} | {key: look["target"] for key, look in looks.items()},
         "original": {key: look["original"] for key, look in looks.items()},
         "config": dict(settings),
-        "held_out": not set(task.practice) & set(task.target.prompts),
-        "prompts": {"practised": task.practice[:20], "asked": task.target.prompts},
+        "held_out": not set(task.training_prompts) & set(task.target.prompts),
+        "prompts": {"training": task.training_prompts[:20], "evaluation": task.target.prompts},
         "curves": log,
     }
     return _without_nan(values | {"gap_closed": gap_closed(values)})
@@ -656,16 +656,16 @@ def adapt(
     config: DDPOConfig | None = None,
     steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None,
     folder: str | Path | None = None,
-    margin: bool = False, both_sides: bool = False,
-    questions: int = 32, device: str = "cpu",
-    on_rollout: Callable[[dict], None] | None = None, progress: bool = True,
+    contrastive: bool = False, mirrored: bool = False,
+    evaluation_prompts: int = 32, device: str = "cpu",
+    on_iteration: Callable[[dict], None] | None = None, progress: bool = True,
 ) -> Report:
     """Adapt `model` by DDPO from text alone, examine it before and after, and report.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
     `make_task`; by default the action that the shipped model lacks); free prompts start from the model of `generate`.
     `full_model` saw the target; the shipped one is left out where that is another. The reward is the retrieval score or, with
-    `margin`, the score above that of the anchor captions; with `both_sides` the lower of that and the mirror image's (lesson 13).
+    `contrastive`, the score above that of the anchor captions; with `mirrored` the lower of that and the mirror image's (lesson 13).
     `solver` and `eta` choose how the policy walks (lesson 08). `folder` keeps the run; one that is already there with
     the same settings goes on where it stopped.
     Raises `UserError` for what a user can mend.
@@ -676,25 +676,25 @@ def adapt(
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model)
     corpus = corpus or load_corpus()
-    task = make_task(corpus, target, source, prompts, leave_out_words, questions)
-    judges = load_judges(retrieval, evaluator, checks, device)
-    walk = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
-    policy = load_policy(model, **walk)
-    _check_start(policy, judges, corpus, task, prompts or (), model)
-    examination = Examination(task, judges)
+    task = make_task(corpus, target, source, prompts, leave_out_words, evaluation_prompts)
+    scorers = load_scorers(retrieval, evaluator, checks, device)
+    sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
+    policy = load_policy(model, **sampling)
+    _check_start(policy, scorers, corpus, task, prompts or (), model)
+    evaluation = PolicyEvaluation(task, scorers)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
-    settings = {"experiment": kind, "target": target, "model": str(model), "margin": margin, "both_sides": both_sides}
-    settings |= {"questions": questions, **walk, **asdict(config), **content_settings(policy, judges, task)}
+    settings = {"experiment": kind, "target": target, "model": str(model), "contrastive": contrastive, "mirrored": mirrored}
+    settings |= {"evaluation_prompts": evaluation_prompts, **sampling, **asdict(config), **content_settings(policy, scorers, task)}
     if folder:
         _keep_settings(Path(folder) / "config.json", settings)
-    looks = {"before": examination(policy)}
+    looks = {"before": evaluation(policy)}
     if full_model:
-        looks["full_data"] = examination(load_policy(full_model, **walk))
-    judge = None if looks["before"]["target"]["verified"] is None else GeometryJudge(policy, task, checks)
-    reward = _reward_of(judges, task, margin, both_sides)
-    lengths, anchors = task.anchors.lengths, task.anchors.prompts
-    trainer = DDPOTrainer(policy, reward, task.practice, lengths, config, anchors, judge, folder)
-    log, looks["after"] = trainer.run(on_rollout, progress), examination(policy)
+        looks["full_data"] = evaluation(load_policy(full_model, **sampling))
+    selector = None if looks["before"]["target"]["verified"] is None else GeometricSelector(policy, task, checks)
+    reward = _reward_of(scorers, task, contrastive, mirrored)
+    lengths, retained = task.retained.lengths, task.retained.prompts
+    trainer = DDPOTrainer(policy, reward, task.training_prompts, lengths, config, retained, selector, folder)
+    log, looks["after"] = trainer.run(on_iteration, progress), evaluation(policy)
     seconds = time.perf_counter() - started
     report = Report(report_values(looks, task, settings, log, seconds), pick_motions(task, looks))
     if folder:
@@ -745,16 +745,16 @@ def next_run(root: str | Path, name: str) -> Path:
         number += 1
 
 # %% ../nbs/6_judging/21_experiment.ipynb #610ec322
-PLAIN = {"credit": "end", "weigh_timesteps": False, "replay_weight": 0.0}
+PLAIN = {"advantage_estimator": "end", "weigh_timesteps": False, "distillation_weight": 0.0}
 ABLATIONS: dict[str, dict] = {
     "the recipe": {},
     "plain DDPO": PLAIN,
-    "reward at the end only": {"credit": "end"},
-    "credit along walks, no forks": {"credit": "step"},
-    "margin over other captions": {"margin": True},
+    "reward at the end only": {"advantage_estimator": "end"},
+    "credit along walks, no forks": {"advantage_estimator": "step"},
+    "margin over other captions": {"contrastive": True},
     "no timestep weights": {"weigh_timesteps": False},
-    "no replay": {"replay_weight": 0.0},
-    "KL instead of replay": {"replay_weight": 0.0, "kl_weight": 0.02},
+    "no replay": {"distillation_weight": 0.0},
+    "KL instead of replay": {"distillation_weight": 0.0, "kl_weight": 0.02},
     "all weights, no LoRA": {"lora_rank": 0, "learning_rate": 1e-4},
 }
 
@@ -774,7 +774,7 @@ def ablate(
     out: str | Path,
     names: Sequence[str] = tuple(ABLATIONS),
     seeds: Sequence[int] = (0, 1, 2),
-    rollouts: int | None = None,
+    iterations: int | None = None,
     corpus: Corpus | None = None,
 ) -> list[dict]:
     """Run the recipe and its variants on the built-in task; write one row a run to `out` (JSON) as they finish.
@@ -792,11 +792,11 @@ def ablate(
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
                 continue
             change = dict(ABLATIONS[name])
-            margin = change.pop("margin", False)
-            config = replace(DDPOConfig(seed=seed), **change, **({"rollouts": rollouts} if rollouts else {}))
-            values = adapt(corpus=corpus, config=config, margin=margin).values
+            contrastive = change.pop("contrastive", False)
+            config = replace(DDPOConfig(seed=seed), **change, **({"iterations": iterations} if iterations else {}))
+            values = adapt(corpus=corpus, config=config, contrastive=contrastive).values
             kept = {key: values[key] for key in ("target", "original", "reward", "gap_closed", "wall_clock_s")}
-            judged = [record["judge"]["target"] for record in values["curves"] if record["judge"]]
+            judged = [record["selection"]["target"] for record in values["curves"] if record["selection"]]
             rows.append({"variant": name, "seed": seed, **kept, "judged": judged})
             write_json(out, {"runs": rows})
             print(f"{name} (seed {seed})\n{summary(values)}", flush=True)
@@ -823,11 +823,11 @@ SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, traini
 }
 CONTINUED = {"steps": 4000, "learning_rate": 5e-4}  # training that goes on from saved weights
 MORE_CLIPS = 8000  # of the generator, beside the 4,000 of the corpus, for the transformer's training
-_GENTLE = {"learning_rate": 5e-4, "judge_every": 10}
+_GENTLE = {"learning_rate": 5e-4, "select_every": 10}
 ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to the recipe, score from both sides?
     "transformer": ("denoiser", {}, False),
-    "unet": ("unet", {"rollouts": 60, "replay_weight": 0.05, **_GENTLE}, True),  # lesson 24
-    "latent": ("latent", {"rollouts": 80, "replay_weight": 0.1, **_GENTLE}, True),  # lesson 23
+    "unet": ("unet", {"iterations": 60, "distillation_weight": 0.05, **_GENTLE}, True),  # lesson 24
+    "latent": ("latent", {"iterations": 80, "distillation_weight": 0.1, **_GENTLE}, True),  # lesson 23
 }
 VAE_TRAINING = PretrainConfig(steps=6000, batch_size=32)
 
@@ -839,10 +839,10 @@ def shipped_recipe(architecture: str, seed: int = 0) -> dict:
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
-    name, changes, both_sides = ARCHITECTURES[architecture]
+    name, changes, mirrored = ARCHITECTURES[architecture]
     config = DDPOConfig(seed=seed, **changes)
     models = {"model": WEIGHTS / f"{name}-leave-one-out", "full_model": WEIGHTS / name}
-    return {**models, "config": config, "both_sides": both_sides}
+    return {**models, "config": config, "mirrored": mirrored}
 
 # %% ../nbs/6_judging/21_experiment.ipynb #9cee0d73
 def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:
@@ -916,7 +916,7 @@ def evaluate(
     retrieval: str | Path = WEIGHTS / "retrieval",
     evaluator: str | Path = WEIGHTS / "evaluator",
     checks: Checks | None = None,
-    questions: int = 128,
+    evaluation_prompts: int = 128,
     steps: int = 10,
     guidance_scale: float = 2.5,
     seed: int = 0,
@@ -926,15 +926,15 @@ def evaluate(
 ) -> dict:
     """The examination of one model on held-out prompts of `corpus` (or of its label `target`); one row of numbers."""
     corpus = corpus or load_corpus()
-    judges = load_judges(retrieval, evaluator, checks, device)
+    scorers = load_scorers(retrieval, evaluator, checks, device)
     test = corpus.split("test")
     clips = list(test.only(target)) if target else list(test)
     policy = load_policy(model, steps, guidance_scale, device, solver, eta)
-    check_fit(policy, judges, corpus)
-    distractors = judges.embed(list(test.leave_out(target))) if target else None
-    asked = ask(clips, questions, seed)
+    check_fit(policy, scorers, corpus)
+    distractors = scorers.embed(list(test.leave_out(target))) if target else None
+    asked = draw_evaluation_prompts(clips, evaluation_prompts, seed)
     _note_lengths(policy, asked.lengths)
-    return examine(policy, asked, judges, judges.embed(clips), distractors, seed=seed)[0]
+    return evaluate_policy(policy, asked, scorers, scorers.embed(clips), distractors, seed=seed)[0]
 
 # %% ../nbs/6_judging/21_experiment.ipynb #f2bd9937
 def generate(

@@ -17,7 +17,7 @@ import torch
 
 from .corpus import Corpus, load_corpus
 from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
-from .experiment import Report, Task, adapt, check_fit, load_judges, load_policy, make_task
+from .experiment import Report, Task, adapt, check_fit, load_scorers, load_policy, make_task
 from .files import UserError
 from .policy import DiffusionPolicy
 from .rewards import RetrievalReward
@@ -46,7 +46,7 @@ class Settings:
     """How an adaptation is done, and where each setting comes from."""
 
     ddpo: Mapping[str, object]  # what differs from the defaults of `DDPOConfig`
-    walk: Mapping[str, object]  # steps, guidance_scale, solver
+    sampling: Mapping[str, object]  # steps, guidance_scale, solver
     public: tuple[str, ...] = ()  # settings taken from the authors' public configuration
     chosen: Mapping[str, str] = field(default_factory=dict)  # what is not public, or differs here, and why so
 
@@ -54,7 +54,7 @@ class Settings:
 SETTINGS = {
     "paper": Settings(
         ddpo={
-            "prompts_per_rollout": 64,
+            "prompts_per_iteration": 64,
             "motions_per_prompt": 4,
             "inner_epochs": 4,
             "learning_rate": 1e-5,
@@ -63,19 +63,19 @@ SETTINGS = {
             "gradient_clip": 1.0,
             "lora_rank": 4,
             "lora_alpha": 16.0,
-            "credit": "end",
+            "advantage_estimator": "end",
             "advantage": "batch",
             "weigh_timesteps": False,
             "kl_weight": 0.0,
-            "replay_weight": 0.0,
+            "distillation_weight": 0.0,
         },
-        walk={"steps": 10, "guidance_scale": 1.0, "solver": "sde-dpmsolver++"},
+        sampling={"steps": 10, "guidance_scale": 1.0, "solver": "sde-dpmsolver++"},
         public=(
-            "prompts_per_rollout", "motions_per_prompt", "inner_epochs", "learning_rate", "weight_decay", "clip_range",
-            "gradient_clip", "lora_rank", "lora_alpha", "credit", "advantage", "kl_weight", "guidance_scale",
+            "prompts_per_iteration", "motions_per_prompt", "inner_epochs", "learning_rate", "weight_decay", "clip_range",
+            "gradient_clip", "lora_rank", "lora_alpha", "advantage_estimator", "advantage", "kl_weight", "guidance_scale",
         ),
         chosen={
-            "rollouts": "not public; the 100 of our own recipe",
+            "iterations": "not public; the 100 of our own recipe",
             "steps": "not public; 10, with the family of solvers that the paper names (DPM-Solver++)",
             "advantage_clip": "not public; the 5 of the common DDPO code",
             "timesteps_per_update": "not public; 10",
@@ -87,7 +87,7 @@ SETTINGS = {
     ),
     "ours": Settings(
         ddpo={},
-        walk={"steps": 10, "guidance_scale": 2.5, "solver": "ddim"},
+        sampling={"steps": 10, "guidance_scale": 2.5, "solver": "ddim"},
         chosen={"all": "the recipe of `mocapfree demo` (lesson 16): forks, timestep weights, replay"},
     ),
 }
@@ -105,8 +105,8 @@ class Plan:
     settings: str = "paper"
     space: str = "joint"  # or "latent": what kind of model is expected
     words: tuple[str, ...] = ("kick", "kicks", "kicking", "kicked")  # of leave-one-out
-    rollouts: int | None = None
-    questions: int = 32
+    iterations: int | None = None
+    evaluation_prompts: int = 32
     max_frames: int = 196
     seed: int = 0
     device: str = "cpu"
@@ -128,12 +128,12 @@ class Plan:
     def config(self) -> DDPOConfig:
         """The settings of the adaptation."""
         config = DDPOConfig(seed=self.seed, **SETTINGS[self.settings].ddpo)
-        return replace(config, rollouts=self.rollouts) if self.rollouts else config
+        return replace(config, iterations=self.iterations) if self.iterations else config
 
     @property
-    def walk(self) -> dict:
+    def sampling(self) -> dict:
         """The settings of the policy's walk."""
-        return dict(SETTINGS[self.settings].walk)
+        return dict(SETTINGS[self.settings].sampling)
 
 # %% ../nbs/tutorials/recipes.ipynb #3dfaa68e
 def load_data(plan: Plan) -> dict[str, Corpus]:
@@ -154,8 +154,8 @@ def _task(plan: Plan, data: Mapping[str, Corpus]) -> dict:
 def run(plan: Plan, folder: str | Path | None = None, progress: bool = True) -> Report:
     """Do the experiment; `folder` keeps it, and one that was interrupted goes on. Raises `UserError`."""
     networks = {"model": plan.model, "retrieval": plan.retrieval, "evaluator": plan.evaluator, "full_model": None}
-    rest = {"questions": plan.questions, "device": plan.device, "folder": folder, "progress": progress}
-    return adapt(target=None, **_task(plan, load_data(plan)), config=plan.config, **plan.walk, **networks, **rest)
+    rest = {"evaluation_prompts": plan.evaluation_prompts, "device": plan.device, "folder": folder, "progress": progress}
+    return adapt(target=None, **_task(plan, load_data(plan)), config=plan.config, **plan.sampling, **networks, **rest)
 
 # %% ../nbs/tutorials/recipes.ipynb #5691c11f
 @dataclass
@@ -185,7 +185,7 @@ def _look_at_data(plan: Plan, found: DryRun) -> Task | None:
         warnings.simplefilter("always")
         try:
             data = load_data(plan)
-            task = make_task(target=None, **_task(plan, data), questions=plan.questions)
+            task = make_task(target=None, **_task(plan, data), evaluation_prompts=plan.evaluation_prompts)
         except UserError as error:
             found.add("problem", str(error))
             return None
@@ -194,9 +194,9 @@ def _look_at_data(plan: Plan, found: DryRun) -> Task | None:
         found.add("ok" if corpus.source.startswith(kind) else "note", f"--{role}: {corpus!r}")
     for warning in caught:
         found.add("note", str(warning.message))
-    found.add("ok", f"{len(task.practice)} sentences to practise, such as {task.practice[0]!r}")
+    found.add("ok", f"{len(task.training_prompts)} sentences to practise, such as {task.training_prompts[0]!r}")
     asked = {"target": len(task.target), "original": len(task.original)}
-    few = [part for part, count in asked.items() if count < plan.questions]
+    few = [part for part, count in asked.items() if count < plan.evaluation_prompts]
     text = f"held-out sentences to ask: {asked['target']} of the target, {asked['original']} of the original"
     found.add("note" if few else "ok", text + (" (few: the numbers will be rough)" if few else ""))
     rivals, needed = len(task.original_clips), min(32, 4 * len(task.target)) - 1
@@ -214,23 +214,23 @@ def _look_at_weights(plan: Plan, found: DryRun) -> tuple[DiffusionPolicy, Retrie
     if Path(plan.retrieval).resolve() == Path(plan.evaluator).resolve():
         found.add("problem", f"{plan.evaluator} is both the reward and the evaluator; a judge must not be the reward")
     try:
-        policy = load_policy(plan.model, device=plan.device, **plan.walk)
+        policy = load_policy(plan.model, device=plan.device, **plan.sampling)
         check_trainable(policy)
-        judges = load_judges(plan.retrieval, plan.evaluator, device=plan.device)
-        check_fit(policy, judges)
+        scorers = load_scorers(plan.retrieval, plan.evaluator, device=plan.device)
+        check_fit(policy, scorers)
         motion = policy.generate(["a person walks"], torch.tensor([40]), seed=0)
-        score = float(judges.reward(motion, torch.tensor([40], device=motion.device), ["a person walks"]))
-        judges.evaluator.encode_motion(motion, torch.tensor([40], device=motion.device))
+        score = float(scorers.reward(motion, torch.tensor([40], device=motion.device), ["a person walks"]))
+        scorers.evaluator.encode_motion(motion, torch.tensor([40], device=motion.device))
     except UserError as error:
         found.add("problem", str(error))
         return None
     latent = policy.denoiser.state_width != policy.denoiser.num_features
     text = f"model: {_millions(policy.denoiser)}, {'latent' if latent else 'joint'} space"
     found.add("ok" if latent == (plan.space == "latent") else "problem", text + f" ({plan.space} space asked for)")
-    found.add("ok", f"reward: {_millions(judges.reward.model)}; evaluator: {_millions(judges.evaluator)}")
+    found.add("ok", f"reward: {_millions(scorers.reward.model)}; evaluator: {_millions(scorers.evaluator)}")
     if not 0 <= score <= 1:
         found.add("problem", f"the reward of a generated motion is {score}; it should lie between 0 and 1")
-    return policy, judges.reward
+    return policy, scorers.reward
 
 # %% ../nbs/tutorials/recipes.ipynb #0c689efc
 def _forget_peak(device: str) -> None:
@@ -275,25 +275,25 @@ def _from_two(one: float, three: float, count: int) -> float:
 # %% ../nbs/tutorials/recipes.ipynb #a761f572
 def _reckon(plan: Plan, task: Task, policy: DiffusionPolicy, reward: RetrievalReward, found: DryRun) -> None:
     """Play small rounds, and estimate time and memory of the whole run."""
-    config, some = plan.config, {"prompts": task.practice, "lengths": task.anchors.lengths}
+    config, some = plan.config, {"prompts": task.training_prompts, "lengths": task.retained.lengths}
     rounds = {}
-    anchors = task.anchors.prompts[:8]
+    retained = task.retained.prompts[:8]
     # the anchors' own motions, the examinations before and after, and the judge, all count motions that are made
-    questions = 4 * (len(task.target) + len(task.original))
+    evaluation_prompts = 4 * (len(task.target) + len(task.original))
     looks = 48 + 192 if any(label in CHECKS for label in task.target.labels) else 0
-    motions = 2 * questions + looks * (1 + config.rollouts // config.judge_every)
-    motions += len(task.anchors) if config.replay_weight else 0
-    lengths = task.anchors.lengths[:16]
-    generate, _ = _measure(lambda: policy.generate(task.anchors.prompts[:16], lengths, seed=0), plan.device)
-    small = replace(config, prompts_per_rollout=1)
-    trainer = DDPOTrainer(policy, reward, config=small, anchor_prompts=anchors, **some)
+    motions = 2 * evaluation_prompts + looks * (1 + config.iterations // config.select_every)
+    motions += len(task.retained) if config.distillation_weight else 0
+    lengths = task.retained.lengths[:16]
+    generate, _ = _measure(lambda: policy.generate(task.retained.prompts[:16], lengths, seed=0), plan.device)
+    small = replace(config, prompts_per_iteration=1)
+    trainer = DDPOTrainer(policy, reward, config=small, retained_prompts=retained, **some)
     trainer.round()  # first calls are slow
     for prompts in (1, 3):
-        trainer.config = replace(config, prompts_per_rollout=prompts)
+        trainer.config = replace(config, prompts_per_iteration=prompts)
         rounds[prompts] = _measure(trainer.round, plan.device)
-    count = config.prompts_per_rollout
+    count = config.prompts_per_iteration
     seconds = _from_two(rounds[1][0], rounds[3][0], count)
-    found.seconds = config.rollouts * seconds + motions * generate / len(lengths)
+    found.seconds = config.iterations * seconds + motions * generate / len(lengths)
     text = f"about {found.seconds / 3600:.1f} hours" if found.seconds > 5400 else f"about {found.seconds / 60:.1f} minutes"
     found.add("ok", f"time: {text} on {plan.device} ({config.rollouts} rounds of {seconds:.1f} s, {motions} motions to judge)")
     if rounds[1][1] is None:

@@ -453,7 +453,7 @@ def make_readers() -> dict[str, Reader]:
         settings = PretrainConfig(steps=2, batch_size=2)
         return weights_of(pretrain(copy.deepcopy(denoiser), clips, settings, None, "other/pretrain.pt", 1, progress=False))
 
-    denoiser, clips, config = MotionDenoiser(**small), load_corpus("humanml3d"), DDPOConfig(rollouts=1, replay_weight=0)
+    denoiser, clips, config = MotionDenoiser(**small), load_corpus("humanml3d"), DDPOConfig(iterations=1, distillation_weight=0)
     for go_on in (adapted, pretrained):
         go_on()
     readers["adaptation that goes on"] = Reader(adapted, ("ddpo/checkpoints/last.pt",))

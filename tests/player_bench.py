@@ -44,12 +44,12 @@ def milliseconds(job, repeats: int = 9) -> float:
 def main() -> None:
     """Print build times, page sizes and frames a second."""
     made = generate_clips(64, seed=3, min_frames=49, max_frames=49)
-    walk = np.concatenate([made.joints[i] for i in range(3)])[:120]
+    clip = np.concatenate([made.joints[i] for i in range(3)])[:120]
     print("| 120 frames, one body | build | size |\n|---|---|---|")
     for name, build, size in (
-        ("`film_strip`, as PNG", lambda: film_strip(walk)._repr_png_(), lambda: len(film_strip(walk)._repr_png_())),
-        ("`plot_motion`, as JSON", lambda: plot_motion(walk), lambda: len(plot_motion(walk).to_json())),
-        ("`MotionPlayer`, as HTML", lambda: MotionPlayer(walk).to_html(), lambda: len(MotionPlayer(walk).to_html())),
+        ("`film_strip`, as PNG", lambda: film_strip(clip)._repr_png_(), lambda: len(film_strip(clip)._repr_png_())),
+        ("`plot_motion`, as JSON", lambda: plot_motion(clip), lambda: len(plot_motion(clip).to_json())),
+        ("`MotionPlayer`, as HTML", lambda: MotionPlayer(clip).to_html(), lambda: len(MotionPlayer(clip).to_html())),
     ):
         print(f"| {name} | {milliseconds(build):.0f} ms | {size() / 1000:.0f} KB |")
     print(f"\nCode and style of the player, once a page: {len(player_code()) / 1000:.0f} KB\n")

@@ -282,7 +282,7 @@ def test_labels_are_not_cut(open_page, clips, width):
 def test_the_report_plays_before_and_after_offline(open_page, clips, scheme):
     row = {"r_precision": [0.1, 0.2, 0.3], "verified": 0.5, "n": 8}
     values = {"experiment": "x", "target": {"name": "raise-both-arms", "before": row, "after": row},
-              "curves": [{"rollout": i, "reward": i / 3} for i in (1, 2, 3)]}
+              "curves": [{"iteration": i, "reward": i / 3} for i in (1, 2, 3)]}
     motions = {part: [{"prompt": NASTY, "before": clips["squat"], "after": clips["raise-both-arms"]}]
                for part in ("target", "original")}
     page = open_page(report_html(values, motions), color_scheme=scheme)

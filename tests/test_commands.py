@@ -106,7 +106,7 @@ def quick(monkeypatch, tmp_path):
     ))
     few = {"questions": 4, "anchors": 8}
     monkeypatch.setattr(experiment, "make_task", lambda *rest: plain(*rest[:5], **few))
-    config = DDPOConfig(rollouts=1, prompts_per_rollout=2, motions_per_prompt=2, replay_batch=4)
+    config = DDPOConfig(iterations=1, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4)
     monkeypatch.setattr("mocapfree_nb.ddpo.DDPOConfig", lambda **_: config)
     (tmp_path / "path" / "to" / "HumanML3D").mkdir(parents=True)
     write_folder(tmp_path / "path" / "to" / "HumanML3D", 24)

@@ -72,25 +72,25 @@ def height(motion, lengths, prompts):
 
 
 CONFIG = DDPOConfig(
-    rollouts=4, prompts_per_rollout=2, motions_per_prompt=4, replay_batch=8, judge_every=2, learning_rate=1e-2
+    iterations=4, prompts_per_iteration=2, motions_per_prompt=4, distillation_batch=8, select_every=2, learning_rate=1e-2
 )
-PRACTICE, ANCHORS = ["raises both arms", "lifts both hands"], ["walks", "runs", "kicks"]
+TRAINING, RETAINED = ["raises both arms", "lifts both hands"], ["walks", "runs", "kicks"]
 
 
 def make_trainer(config=CONFIG, reward=height, policy=None, **arguments):
     lengths = torch.tensor([24, 30])
-    return DDPOTrainer(policy or make_policy(), reward, PRACTICE, lengths, config, ANCHORS, **arguments)
+    return DDPOTrainer(policy or make_policy(), reward, TRAINING, lengths, config, RETAINED, **arguments)
 
 
 def test_a_reward_that_can_be_reached_is_reached():
-    config = dataclasses.replace(CONFIG, rollouts=40, replay_weight=0.0, lora_rank=0, learning_rate=3e-3)
+    config = dataclasses.replace(CONFIG, iterations=40, distillation_weight=0.0, lora_rank=0, learning_rate=3e-3)
     log = make_trainer(config).run(progress=False)
     assert log[-1]["reward"] > log[0]["reward"] + 0.1
 
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"lora_rank": 0, "kl_weight": 0.1}, {"credit": "step"}, {"credit": "end", "advantage": "tracker"}],
+    [{}, {"lora_rank": 0, "kl_weight": 0.1}, {"advantage_estimator": "step"}, {"advantage_estimator": "end", "advantage": "tracker"}],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, change):
     config = dataclasses.replace(CONFIG, **change)
@@ -146,7 +146,7 @@ def test_weighted_steps_pull_equally_on_the_output_as_autograd_measures_it(predi
     for step in range(5):
         mean, std, _ = policy.step(x_t, step, text, lengths, before)
         move = (mean + std * z).detach()
-        (gradient,) = torch.autograd.grad(weights[step] * policy.move_log_prob(move, mean, std, lengths), denoiser.output)
+        (gradient,) = torch.autograd.grad(weights[step] * policy.step_log_prob(move, mean, std, lengths), denoiser.output)
         pull.append(gradient.norm())
     torch.testing.assert_close(torch.stack(pull), pull[0].expand(5), rtol=1e-6, atol=0)
     assert weights[5] == 0 and weights[:5].mean() == pytest.approx(1)
@@ -162,21 +162,21 @@ def test_weights_of_x0_prediction_are_sigma_over_what_the_mean_takes_of_x0_to_th
 def test_the_audit_stops_a_policy_that_trains_differently_from_how_it_samples():
     trainer = make_trainer()
     experience = ddpo.collect(
-        trainer.policy, height, PRACTICE, trainer.lengths, CONFIG, trainer.tracker, trainer.generator
+        trainer.policy, height, TRAINING, trainer.lengths, CONFIG, trainer.tracker, trainer.generator
     )
     trainer.policy.guidance_scale = 1.0
     with pytest.raises(UserError, match="ratio should be 1"):
         ddpo.update(trainer.policy, experience, trainer.optimizer, trainer.weights, CONFIG, trainer.generator)
 
 
-@pytest.mark.parametrize("credit", ["fork", "step", "end"])
-def test_moves_have_the_log_probability_of_their_state_and_the_ratio_starts_at_one(credit):
-    trainer = make_trainer(dataclasses.replace(CONFIG, credit=credit))
+@pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
+def test_moves_have_the_log_probability_of_their_state_and_the_ratio_starts_at_one(advantage_estimator):
+    trainer = make_trainer(dataclasses.replace(CONFIG, advantage_estimator=advantage_estimator))
     experience = ddpo.collect(
-        trainer.policy, height, PRACTICE, trainer.lengths, trainer.config, trainer.tracker, trainer.generator
+        trainer.policy, height, TRAINING, trainer.lengths, trainer.config, trainer.tracker, trainer.generator
     )
     assert experience.after.shape[:2] == (5, 8) and experience.advantages.shape == experience.log_probs.shape == (8, 5)
-    assert len(experience.text) == len(experience.lengths) == experience.before.shape[1] == (2 if credit == "fork" else 8)
+    assert len(experience.text) == len(experience.lengths) == experience.before.shape[1] == (2 if advantage_estimator == "fork" else 8)
     for step in range(5):
         with torch.no_grad():
             mean, std, _ = trainer.policy.step(experience.before[step], step, experience.text, experience.lengths)
@@ -191,11 +191,11 @@ def test_moves_have_the_log_probability_of_their_state_and_the_ratio_starts_at_o
 
 def test_a_fork_goes_on_from_one_of_its_moves_and_praises_the_one_whose_belief_scores_best():
     policy = make_policy()
-    experience = ddpo.play_forks(policy, height, PRACTICE, torch.tensor([24, 30]), 4, torch.Generator().manual_seed(3))
+    experience = ddpo.collect_branches(policy, height, TRAINING, torch.tensor([24, 30]), 4, torch.Generator().manual_seed(3))
     text, lengths = experience.text[experience.origin], experience.lengths[experience.origin]
     for step in range(5):
-        belief = policy.step(experience.after[step], step + 1, text, lengths)[2]
-        scores = height(policy.to_raw(belief, lengths), lengths, None).view(2, 4)
+        x0 = policy.step(experience.after[step], step + 1, text, lengths)[2]
+        scores = height(policy.to_raw(x0, lengths), lengths, None).view(2, 4)
         torch.testing.assert_close(experience.advantages[:, step].view(2, 4).argmax(1), scores.argmax(1))
         if step < 4:
             moves = experience.after[step].view(2, 4, 30, 263)
@@ -207,7 +207,7 @@ def test_a_fork_goes_on_from_one_of_its_moves_and_praises_the_one_whose_belief_s
 def test_siblings_share_one_forward_and_give_the_gradient_of_each_alone():
     trainer = make_trainer()
     experience = ddpo.collect(
-        trainer.policy, height, PRACTICE, trainer.lengths, CONFIG, trainer.tracker, trainer.generator
+        trainer.policy, height, TRAINING, trainer.lengths, CONFIG, trainer.tracker, trainer.generator
     )
     alone = dataclasses.replace(
         experience,
@@ -271,11 +271,11 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
 def test_the_judge_decides_which_weights_are_kept(scores, kept):
     seen = []
 
-    def judge(policy):
+    def selector(policy):
         seen.append([p.detach().clone() for p in policy.denoiser.parameters()])
         return {"score": scores[len(seen) - 1]}
 
-    trainer = make_trainer(dataclasses.replace(CONFIG, lora_rank=0), judge=judge)
+    trainer = make_trainer(dataclasses.replace(CONFIG, lora_rank=0), selector=selector)
     trainer.run(progress=False)
     assert len(seen) == 3  # before training, and twice while it goes on
     now = list(trainer.policy.denoiser.parameters())
@@ -299,9 +299,9 @@ def test_replay_keeps_what_was_known_closer():
     drift = {}
     for weight in (0.0, 50.0):
         policy = make_policy()
-        before = policy.generate(ANCHORS, [24] * 3)
-        make_trainer(dataclasses.replace(CONFIG, replay_weight=weight, replay_batch=32), policy=policy).run(progress=False)
-        drift[weight] = (policy.generate(ANCHORS, [24] * 3) - before).square().mean().item()
+        before = policy.generate(RETAINED, [24] * 3)
+        make_trainer(dataclasses.replace(CONFIG, distillation_weight=weight, distillation_batch=32), policy=policy).run(progress=False)
+        drift[weight] = (policy.generate(RETAINED, [24] * 3) - before).square().mean().item()
     assert drift[50.0] < 0.7 * drift[0.0]
 
 
@@ -310,10 +310,10 @@ def test_replay_keeps_what_was_known_closer():
     [
         ({"objective": "ppo"}, "objective"),
         ({"advantage": "none"}, "advantage"),
-        ({"rollouts": 0}, "rollouts"),
-        ({"rollouts": True}, "rollouts"),
-        ({"rollouts": "10"}, "rollouts"),
-        ({"prompts_per_rollout": 2.0}, "prompts_per_rollout.*whole number"),
+        ({"iterations": 0}, "iterations"),
+        ({"iterations": True}, "iterations"),
+        ({"iterations": "10"}, "iterations"),
+        ({"prompts_per_iteration": 2.0}, "prompts_per_rollout.*whole number"),
         ({"inner_epochs": 0}, "inner_epochs"),
         ({"timesteps_per_update": 0}, "timesteps_per_update"),
         ({"timestep_share": 0.0}, "timestep_share"),
@@ -332,21 +332,21 @@ def test_replay_keeps_what_was_known_closer():
         ({"lora_rank": -1}, "lora_rank"),
         ({"lora_alpha": 0.0}, "lora_alpha"),
         ({"kl_weight": -0.1}, "kl_weight"),
-        ({"replay_weight": float("inf")}, "replay_weight"),
-        ({"replay_batch": 0}, "replay_batch"),
-        ({"judge_every": 0}, "judge_every"),
+        ({"distillation_weight": float("inf")}, "distillation_weight"),
+        ({"distillation_batch": 0}, "distillation_batch"),
+        ({"select_every": 0}, "select_every"),
         ({"seed": 2**70}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"seed": -1}, "seed"),
         ({"motions_per_prompt": 1}, "motions_per_prompt.*at least 2"),
-        ({"motions_per_prompt": 1, "credit": "step"}, "motions_per_prompt.*at least 2"),
-        ({"motions_per_prompt": 1, "credit": "end"}, "motions_per_prompt.*at least 2"),
+        ({"motions_per_prompt": 1, "advantage_estimator": "step"}, "motions_per_prompt.*at least 2"),
+        ({"motions_per_prompt": 1, "advantage_estimator": "end"}, "motions_per_prompt.*at least 2"),
         (
-            {"motions_per_prompt": 1, "prompts_per_rollout": 1, "credit": "end", "advantage": "batch"},
+            {"motions_per_prompt": 1, "prompts_per_iteration": 1, "advantage_estimator": "end", "advantage": "batch"},
             "prompts_per_rollout times motions_per_prompt",
         ),
         ({"advantage": "tracker"}, "credit 'fork'.*advantage 'tracker'"),
-        ({"advantage": "batch", "credit": "step"}, "credit 'step'.*advantage 'batch'"),
+        ({"advantage": "batch", "advantage_estimator": "step"}, "credit 'step'.*advantage 'batch'"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(change, message):
@@ -356,36 +356,36 @@ def test_settings_that_make_no_sense_are_named(change, message):
 
 def test_nothing_to_practise_and_nothing_to_replay_are_named():
     with pytest.raises(UserError, match="no prompts"):
-        DDPOTrainer(make_policy(), height, [], torch.tensor([24]), CONFIG, ANCHORS)
+        DDPOTrainer(make_policy(), height, [], torch.tensor([24]), CONFIG, RETAINED)
     with pytest.raises(UserError, match="anchor prompts"):
-        DDPOTrainer(make_policy(), height, PRACTICE, torch.tensor([24]), CONFIG)
+        DDPOTrainer(make_policy(), height, TRAINING, torch.tensor([24]), CONFIG)
     with pytest.raises(UserError, match="eta 0"):
-        DDPOTrainer(make_policy(eta=0.0), height, PRACTICE, torch.tensor([24]), CONFIG, ANCHORS)
+        DDPOTrainer(make_policy(eta=0.0), height, TRAINING, torch.tensor([24]), CONFIG, RETAINED)
     for prompts, message in (("a person walks", "not one string"), ([3], "not 3"), ([" "], "sentences")):
         with pytest.raises(UserError, match=message):
-            DDPOTrainer(make_policy(), height, prompts, torch.tensor([24]), CONFIG, ANCHORS)
+            DDPOTrainer(make_policy(), height, prompts, torch.tensor([24]), CONFIG, RETAINED)
         with pytest.raises(UserError, match="anchor_prompts.*" + message):
-            DDPOTrainer(make_policy(), height, PRACTICE, torch.tensor([24]), CONFIG, prompts)
+            DDPOTrainer(make_policy(), height, TRAINING, torch.tensor([24]), CONFIG, prompts)
 
 
 def test_numbers_of_numpy_become_plain_ones():
-    config = DDPOConfig(rollouts=np.int64(3), learning_rate=np.float32(0.5), weigh_timesteps=np.bool_(False))
-    assert [type(v) for v in (config.rollouts, config.learning_rate, config.weigh_timesteps)] == [int, float, bool]
+    config = DDPOConfig(iterations=np.int64(3), learning_rate=np.float32(0.5), weigh_timesteps=np.bool_(False))
+    assert [type(v) for v in (config.iterations, config.learning_rate, config.weigh_timesteps)] == [int, float, bool]
     assert json.loads(json.dumps(dataclasses.asdict(config)))["learning_rate"] == 0.5
-    DDPOConfig(motions_per_prompt=1, credit="end", advantage="tracker")
-    DDPOConfig(motions_per_prompt=1, credit="end", advantage="batch")
+    DDPOConfig(motions_per_prompt=1, advantage_estimator="end", advantage="tracker")
+    DDPOConfig(motions_per_prompt=1, advantage_estimator="end", advantage="batch")
 
 
 @pytest.mark.parametrize("lengths", [[24, 30], np.array([24, 30]), torch.tensor([24.0, 30.0])])
 def test_lengths_of_other_types_are_converted(lengths):
-    trainer = DDPOTrainer(make_policy(), height, PRACTICE, lengths, CONFIG, ANCHORS)
+    trainer = DDPOTrainer(make_policy(), height, TRAINING, lengths, CONFIG, RETAINED)
     assert trainer.lengths.dtype == torch.int64 and trainer.lengths.tolist() == [24, 30]
 
 
 @pytest.mark.parametrize("lengths", [[], 24, [0], [24.5], ["long"], None, [[24]], [float("nan")], [True]])
 def test_lengths_that_are_no_numbers_of_frames_are_named(lengths):
     with pytest.raises(UserError, match="lengths should be numbers of frames"):
-        DDPOTrainer(make_policy(), height, PRACTICE, lengths, CONFIG, ANCHORS)
+        DDPOTrainer(make_policy(), height, TRAINING, lengths, CONFIG, RETAINED)
 
 
 REWARDS = {
@@ -401,17 +401,17 @@ REWARDS = {
 }
 
 
-@pytest.mark.parametrize("credit", ["fork", "step", "end"])
+@pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
 @pytest.mark.parametrize("name", REWARDS)
-def test_rewards_of_other_types_are_converted(name, credit):
-    config = dataclasses.replace(CONFIG, rollouts=1, credit=credit)
+def test_rewards_of_other_types_are_converted(name, advantage_estimator):
+    config = dataclasses.replace(CONFIG, iterations=1, advantage_estimator=advantage_estimator)
     trainer = make_trainer(config, reward=REWARDS[name])
     experience = ddpo.collect(
-        trainer.policy, trainer.reward, PRACTICE, trainer.lengths, config, trainer.tracker, trainer.generator
+        trainer.policy, trainer.reward, TRAINING, trainer.lengths, config, trainer.tracker, trainer.generator
     )
     again = make_trainer(config, reward=lambda m, n, p: torch.as_tensor(np.array(REWARDS[name](m, n, p).tolist()
                          if isinstance(REWARDS[name](m, n, p), torch.Tensor) else REWARDS[name](m, n, p))).float().reshape(-1))
-    expected = ddpo.collect(again.policy, again.reward, PRACTICE, again.lengths, config, again.tracker, again.generator)
+    expected = ddpo.collect(again.policy, again.reward, TRAINING, again.lengths, config, again.tracker, again.generator)
     assert experience.rewards.dtype == torch.float32 and experience.rewards.shape == (8,)
     assert torch.equal(experience.rewards, expected.rewards) and torch.equal(experience.advantages, expected.advantages)
     assert not experience.rewards.requires_grad
@@ -437,14 +437,14 @@ def test_rewards_that_are_not_one_number_a_motion_are_named(returned, given):
         make_trainer(reward=lambda motion, lengths, prompts: returned(motion)).round()
 
 
-@pytest.mark.parametrize("credit", ["fork", "step", "end"])
-def test_a_reward_that_writes_on_what_it_is_given_changes_nothing_else(credit):
+@pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
+def test_a_reward_that_writes_on_what_it_is_given_changes_nothing_else(advantage_estimator):
     def writes(motion, lengths, prompts):
         scores = height(motion, lengths, prompts)
         motion.zero_(), lengths.fill_(1), prompts.clear()
         return scores
 
-    config = dataclasses.replace(CONFIG, rollouts=2, credit=credit)
+    config = dataclasses.replace(CONFIG, iterations=2, advantage_estimator=advantage_estimator)
     logs = [make_trainer(config, reward=reward).run(progress=False) for reward in (height, writes)]
     assert logs[0] == logs[1]
 
@@ -460,7 +460,7 @@ def test_a_refused_reward_leaves_the_memory_of_the_tracker_as_it_was():
 
 
 def test_a_prompt_seen_fewer_than_sixteen_times_is_compared_over_the_batch():
-    config = dataclasses.replace(CONFIG, credit="end", advantage="tracker", motions_per_prompt=12)
+    config = dataclasses.replace(CONFIG, advantage_estimator="end", advantage="tracker", motions_per_prompt=12)
     tracker = make_trainer(config).tracker
     rewards = torch.cat([torch.rand(12), 5 + torch.rand(12)])
     prompts = ["low"] * 12 + ["high"] * 12
@@ -475,8 +475,8 @@ def test_a_prompt_seen_fewer_than_sixteen_times_is_compared_over_the_batch():
         ({"reward": lambda m, n, p: -height(m, n, p)}, "reward"),
         ({"reward": lambda m, n, p: 2 * height(m, n, p)}, "reward"),
         ({"lengths": torch.tensor([24, 31])}, "lengths"),
-        ({"anchor_prompts": ["walks", "runs"]}, "anchor_prompts"),
-        ({"prompts": PRACTICE[:1]}, "prompts"),
+        ({"retained_prompts": ["walks", "runs"]}, "retained_prompts"),
+        ({"prompts": TRAINING[:1]}, "prompts"),
         ({"policy": {"steps": 5}}, "steps"),
         ({"policy": {"solver": "ddpm"}}, "solver"),
         ({"policy": {"eta": 0.5}}, "eta"),
@@ -484,16 +484,16 @@ def test_a_prompt_seen_fewer_than_sixteen_times_is_compared_over_the_batch():
         ({"policy": {"min_std": 0.1}}, "min_std"),
         ({"policy": {"spacing": "leading"}}, "timesteps"),
         ({"policy": {"prediction": "v"}}, "solver|denoiser"),
-        ({"judge": lambda policy: {"score": 0.0}}, "judge"),
+        ({"selection": lambda policy: {"score": 0.0}}, "selection"),
     ],
 )
 def test_a_run_goes_on_only_as_what_it_was(tmp_path, change, message):
-    def start(policy=None, reward=height, prompts=PRACTICE, lengths=(24, 30), anchor_prompts=ANCHORS, judge=None):
+    def start(policy=None, reward=height, prompts=TRAINING, lengths=(24, 30), retained_prompts=RETAINED, selector=None):
         policy = make_policy(**(policy or {}))
         if change.get("policy") == {"prediction": "v"} and policy.denoiser.prediction == "v":
             with torch.no_grad():  # another network of the same form
                 policy.denoiser.norm.bias.add_(1e-3)
-        return DDPOTrainer(policy, reward, prompts, lengths, CONFIG, anchor_prompts, judge, tmp_path)
+        return DDPOTrainer(policy, reward, prompts, lengths, CONFIG, retained_prompts, selector, tmp_path)
 
     start().round()
     before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
@@ -551,15 +551,15 @@ TAMPERED = {
     "deep log": lambda s: s.update(log="[" * 100_000),
     "log of another kind": lambda s: s.update(log="{}"),
     "record": lambda s: s.update(log='[{"rollout": 1}]'),
-    "rollout": lambda s: s.update(log=s["log"].replace('"rollout": 1', '"rollout": 7')),
-    "judge": lambda s: s.update(log=s["log"].replace('"judge": {}', '"judge": {"score": "<b>"}')),
+    "iteration": lambda s: s.update(log=s["log"].replace('"rollout": 1', '"rollout": 7')),
+    "selection": lambda s: s.update(log=s["log"].replace('"judge": {}', '"judge": {"score": "<b>"}')),
     "optimiser": lambda s: s["optimizer"][0].update(exp_avg=torch.zeros(1)),
     "moments": lambda s: s["optimizer"][0]["exp_avg_sq"].fill_(-1.0),
     "infinite moments": lambda s: s["optimizer"][0]["exp_avg"].fill_(float("inf")),
     "optimiser of others": lambda s: s["optimizer"].update({999: {}}),
     "generator": lambda s: s.update(generator=torch.zeros(3, dtype=torch.uint8)),
     "generator of another kind": lambda s: s.update(generator="x"),
-    "memory": lambda s: s.update(tracker={PRACTICE[0]: ["x"]}),
+    "memory": lambda s: s.update(tracker={TRAINING[0]: ["x"]}),
     "memory of others": lambda s: s.update(tracker={3: [1.0]}),
 }
 
@@ -630,7 +630,7 @@ def test_a_parameter_without_a_part_is_left_alone_and_one_alone_is_named():
 
 
 def test_a_run_that_is_over_stays_over():
-    trainer = make_trainer(judge=lambda policy: {"score": 0.0})
+    trainer = make_trainer(selector=lambda policy: {"score": 0.0})
     log = trainer.run(progress=False)
     before = {name: value.clone() for name, value in trainer.policy.denoiser.state_dict().items()}
     assert trainer.run(progress=False) is log and len(log) == 4
@@ -656,12 +656,12 @@ def test_a_policy_in_double_precision_learns_and_one_in_half_is_named():
     [
         ({"policy": MotionDenoiser(width=16, layers=1, heads=2)}, "policy should be a DiffusionPolicy, not a MotionDenoiser"),
         ({"reward": 3}, "reward should be a function, not a int"),
-        ({"judge": "strict"}, "judge should be a function, not a str"),
-        ({"judge": lambda policy: 0.5}, 'a judge returns a dict of numbers with a finite "score"'),
-        ({"judge": lambda policy: {"target": 0.5}}, 'finite "score"'),
-        ({"judge": lambda policy: {"score": float("nan")}}, 'finite "score"'),
-        ({"judge": lambda policy: {"score": "good"}}, 'finite "score"'),
-        ({"config": {"rollouts": 3}}, "config should be a DDPOConfig, not a dict"),
+        ({"selection": "strict"}, "judge should be a function, not a str"),
+        ({"selection": lambda policy: 0.5}, 'a judge returns a dict of numbers with a finite "score"'),
+        ({"selection": lambda policy: {"target": 0.5}}, 'finite "score"'),
+        ({"selection": lambda policy: {"score": float("nan")}}, 'finite "score"'),
+        ({"selection": lambda policy: {"score": "good"}}, 'finite "score"'),
+        ({"config": {"iterations": 3}}, "config should be a DDPOConfig, not a dict"),
     ],
 )
 def test_arguments_of_another_kind_are_named(arguments, message):

@@ -26,7 +26,7 @@ from mocapfree_nb.skeleton import KIT_ML
 
 TARGET = experiment.LEFT_OUT
 CORPUS = load_corpus("procedural", num_clips=500)
-QUICK = DDPOConfig(rollouts=2, prompts_per_rollout=2, motions_per_prompt=2, replay_batch=4, judge_every=1)
+QUICK = DDPOConfig(iterations=2, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4, select_every=1)
 ROW = {
     "r_precision", "fid", "matching_distance", "diversity", "multimodality", "retrieval_score", "verified",
     "foot_skate", "n",
@@ -36,8 +36,8 @@ ROW = {
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """What takes a whole adaptation its time: the motions it retains and those its judge looks at. And the corpus."""
-    monkeypatch.setattr(experiment, "make_task", functools.partial(experiment.make_task, anchors=16))
-    monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometryJudge, count=8, others=8))
+    monkeypatch.setattr(experiment, "make_task", functools.partial(experiment.make_task, retained=16))
+    monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometricSelector, count=8, others=8))
 
     def load(name="procedural", *arguments, **settings):
         return CORPUS if name == "procedural" else load_corpus(name, *arguments, **settings)
@@ -59,7 +59,7 @@ def base(tmp_path_factory):
 
 def quick(base, **arguments):
     return experiment.adapt(
-        **{"corpus": CORPUS, "model": base, "full_model": None, "config": QUICK, "steps": 3, "questions": 4,
+        **{"corpus": CORPUS, "model": base, "full_model": None, "config": QUICK, "steps": 3, "evaluation_prompts": 4,
            "progress": False, **arguments}
     )
 
@@ -67,16 +67,16 @@ def quick(base, **arguments):
 def test_no_sentence_is_both_practised_and_asked():
     task = experiment.make_task(CORPUS, TARGET)
     asked = set(task.target.prompts) | set(task.original.prompts)
-    assert not asked & (set(task.practice) | set(task.anchors.prompts))
-    assert set(task.target.labels) == {TARGET} and TARGET not in "+".join(task.anchors.labels + task.original.labels)
+    assert not asked & (set(task.training_prompts) | set(task.retained.prompts))
+    assert set(task.target.labels) == {TARGET} and TARGET not in "+".join(task.retained.labels + task.original.labels)
     assert not {clip.name for clip in task.target_clips} & {clip.name for clip in task.original_clips}
 
 
 def test_words_choose_a_target_where_there_are_no_labels():
     bare = CORPUS.subset(dataclasses.replace(clip, actions=()) for clip in CORPUS)
     task = experiment.make_task(bare, leave_out_words=["both arms", "both hands"])
-    assert sum("both" in prompt for prompt in task.practice) > len(task.practice) / 3
-    assert not any("both arms" in prompt for prompt in task.anchors.prompts)
+    assert sum("both" in prompt for prompt in task.training_prompts) > len(task.training_prompts) / 3
+    assert not any("both arms" in prompt for prompt in task.retained.prompts)
 
 
 def test_a_run_leaves_everything_behind_and_is_not_lost(base, tmp_path):
@@ -106,7 +106,7 @@ def test_cross_dataset_practises_the_new_corpus_and_keeps_the_old(base):
     new = CORPUS.only("wave-left")
     report = quick(base, target=None, corpus=new, source=CORPUS.leave_out("wave-left"))
     assert report.values["experiment"] == "cross-dataset"
-    assert all("wav" in prompt or "left" in prompt for prompt in report.values["prompts"]["practised"])
+    assert all("wav" in prompt or "left" in prompt for prompt in report.values["prompts"]["training"])
 
 
 def test_a_checker_of_ones_own_judges_an_unknown_label():
@@ -137,24 +137,24 @@ def test_a_misspelt_check_is_named_and_does_not_pass_for_none():
 def test_a_practice_prompt_is_judged_by_the_label_of_its_own_caption():
     task = experiment.make_task(CORPUS, leave_out_words=["waves"])
     label = {caption: "+".join(clip.actions) for clip in task.target_clips for caption in clip.captions}
-    assert task.practice_labels == [label[prompt] for prompt in task.practice] and len(set(task.practice_labels)) > 1
+    assert task.training_labels == [label[prompt] for prompt in task.training_prompts] and len(set(task.training_labels)) > 1
 
     class Still:
         def generate(self, prompts, lengths, seed):
             self.prompts = prompts
             return torch.zeros(len(prompts), int(max(lengths)), 263)
 
-    judge = experiment.GeometryJudge(Still(), task, count=20, others=4)
-    assert judge.labels[:20] == [label[prompt] for prompt in judge.prompts[:20]]
+    selector = experiment.GeometricSelector(Still(), task, count=20, others=4)
+    assert selector.labels[:20] == [label[prompt] for prompt in selector.prompts[:20]]
 
 
 def test_one_real_clip_gives_no_fid_and_a_corpus_is_embedded_in_parts(base):
-    judges = experiment.load_judges(files.WEIGHTS / "retrieval", files.WEIGHTS / "evaluator")
+    scorers = experiment.load_scorers(files.WEIGHTS / "retrieval", files.WEIGHTS / "evaluator")
     clips = list(CORPUS)[:300]
-    rows = judges.embed(clips)
-    assert len(rows) == 300 and torch.allclose(rows[290:], judges.embed(clips[290:]), atol=1e-4)
-    questions = experiment.ask(clips[:8], 4)
-    assert experiment.examine(experiment.load_policy(base, 3), questions, judges, rows[:1], repeats=2)[0]["fid"] is None
+    rows = scorers.embed(clips)
+    assert len(rows) == 300 and torch.allclose(rows[290:], scorers.embed(clips[290:]), atol=1e-4)
+    evaluation_prompts = experiment.draw_evaluation_prompts(clips[:8], 4)
+    assert experiment.evaluate_policy(experiment.load_policy(base, 3), evaluation_prompts, scorers, rows[:1], repeats=2)[0]["fid"] is None
 
 
 def test_a_run_goes_on_only_with_its_own_settings(base, tmp_path):
@@ -368,7 +368,7 @@ def test_prompts_files_may_come_from_windows(tmp_path):
 
 def test_a_corpus_without_held_out_captions_is_named():
     with pytest.raises(UserError, match="held-out"):
-        experiment.ask(Corpus((), CORPUS.mean, CORPUS.std), 5)
+        experiment.draw_evaluation_prompts(Corpus((), CORPUS.mean, CORPUS.std), 5)
 
 
 def test_a_folder_with_a_handful_of_held_out_clips_will_do(base):
@@ -390,16 +390,16 @@ def test_a_score_mirror_consistent_is_what_the_unet_and_latent_recipes_follow(ba
 
     monkeypatch.setattr(experiment, "DDPOTrainer", trainer)
     given = {name: experiment.shipped_recipe(name, seed=3) for name in experiment.ARCHITECTURES}
-    assert [recipe["both_sides"] for recipe in given.values()] == [False, True, True]
+    assert [recipe["mirrored"] for recipe in given.values()] == [False, True, True]
     assert all(recipe["config"].seed == 3 and recipe["model"].is_dir() for recipe in given.values())
     looked = []
     monkeypatch.setattr(experiment, "mirror_consistent", lambda reward: looked.append(reward) or reward)
-    for both_sides in (False, True):
+    for mirrored in (False, True):
         values = experiment.adapt(
-            TARGET, CORPUS, model=base, full_model=None, config=dataclasses.replace(QUICK, rollouts=1), steps=3, questions=4,
-            both_sides=both_sides, progress=False,
+            TARGET, CORPUS, model=base, full_model=None, config=dataclasses.replace(QUICK, iterations=1), steps=3, evaluation_prompts=4,
+            mirrored=mirrored, progress=False,
         ).values
-        assert values["config"]["both_sides"] is both_sides and len(looked) == both_sides
+        assert values["config"]["mirrored"] is mirrored and len(looked) == mirrored
     assert followed[1] is looked[0]
 
 
@@ -440,7 +440,7 @@ def test_kit_ml_is_examined_from_end_to_end(kit, tmp_path):
     assert report.motions["target"][0]["after"].shape[1:] == (21, 3)
     assert "<canvas" in report.to_html() or "mocapfree-player" in report.to_html()
     experiment.motion_player(report)
-    row = experiment.evaluate(models["model"], corpus, "bow", models["retrieval"], models["evaluator"], questions=8, steps=3)
+    row = experiment.evaluate(models["model"], corpus, "bow", models["retrieval"], models["evaluator"], evaluation_prompts=8, steps=3)
     assert row["verified"] is None and 0 <= row["foot_skate"] <= 1
 
 
@@ -464,7 +464,7 @@ def test_questions_are_drawn_in_linear_time():
     motion = np.zeros((40, 263), np.float32)
     clips = [Clip(str(i), motion, (f"a {i}", f"b {i}", f"c {i}"), ("walk",), "train") for i in range(11_693)]  # HumanML3D's
     started = time.process_time()
-    asked = experiment.ask(clips, 576)
+    asked = experiment.draw_evaluation_prompts(clips, 576)
     assert time.process_time() - started < 2  # a list of all for every question took 25 s
     order = torch.randperm(3 * len(clips), generator=torch.Generator().manual_seed(0))[:576].tolist()
     assert asked.prompts == [f"{'abc'[i % 3]} {i // 3}" for i in order]

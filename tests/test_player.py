@@ -98,7 +98,7 @@ def test_charts_leave_gaps_and_run_along_what_they_are_told():
     assert scene["charts"] == [{"title": "", "along": "frame", "first": 0,
                                 "lines": [{"name": "speed", "values": [0.12346, None, 3.0]}]}]
     assert "NaN" not in player_html(scene)
-    assert Chart({"reward": torch.ones(2)}, along="rollout", first=1).data()["lines"][0]["values"] == [1, 1]
+    assert Chart({"reward": torch.ones(2)}, along="iteration", first=1).data()["lines"][0]["values"] == [1, 1]
 
 
 def test_contact_rings_know_rest_from_sliding_and_from_the_air():

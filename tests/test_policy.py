@@ -116,7 +116,7 @@ def cases():
                 yield pytest.param(schedule, prediction, eta, id=f"{schedule}-{prediction}-{eta}")
 
 
-def belief(prediction: str, x_t: torch.Tensor, output: torch.Tensor, alpha: torch.Tensor):
+def x0_of(prediction: str, x_t: torch.Tensor, output: torch.Tensor, alpha: torch.Tensor):
     """x_0 and noise, written out here so that the test does not lean on the code it tests."""
     alpha = alpha.reshape(-1, *(1,) * (x_t.ndim - 1)) if alpha.ndim else alpha
     if prediction == "epsilon":
@@ -132,7 +132,7 @@ def test_moves_and_log_probs_equal_the_ddpo_reference(schedule, prediction, eta)
         x_t, prev_sample = array(DDIM[place + "sample"][i]), array(DDIM[place + "prev_sample"][i])
         alphas = kept[t], kept[prev_t]
         for suffix in ("", "_new"):
-            x0, noise = belief(prediction, x_t, array(DDIM[place + "model_output" + suffix][i]), alphas[0])
+            x0, noise = x0_of(prediction, x_t, array(DDIM[place + "model_output" + suffix][i]), alphas[0])
             mean, std = ddim_distribution(x0, noise, *alphas, eta)
             if not suffix:
                 torch.testing.assert_close(mean, array(DDIM[place + "mean_float64"][i]), atol=1e-10, rtol=1e-10)
@@ -147,7 +147,7 @@ def test_mixed_timesteps_in_float32_equal_the_ddpo_reference(schedule, predictio
     place, kept = f"{schedule}/{prediction}/eta{eta}/mixed_t/", array(DDIM[f"{schedule}/alphas_cumprod"])
     alphas = kept[torch.from_numpy(DDIM[place + "t"])], kept[torch.from_numpy(DDIM[place + "prev_t"])]
     x_t, output, prev_sample = (torch.from_numpy(DDIM[place + n]) for n in ("sample", "model_output", "prev_sample"))
-    mean, std = ddim_distribution(*belief(prediction, x_t, output, alphas[0].float()), *alphas, eta)
+    mean, std = ddim_distribution(*x0_of(prediction, x_t, output, alphas[0].float()), *alphas, eta)
     assert mean.dtype == std.dtype == torch.float32
     tolerance, near = (1e-4, 3e-3) if prediction == "sample" else (1e-5, 3e-5)
     torch.testing.assert_close(mean, torch.from_numpy(DDIM[place + "mean"]), atol=tolerance, rtol=tolerance)
@@ -200,14 +200,14 @@ def test_a_whole_walk_equals_the_diffusers_scheduler(eta, prediction):
         50, beta_schedule=names[0], prediction_type=names[1], clip_sample=False, timestep_spacing="trailing"
     )
     scheduler.set_timesteps(policy.steps)
-    walk = play(policy)
-    assert scheduler.timesteps.tolist() == walk.timesteps.tolist()
-    none = torch.zeros_like(walk.states[0])
+    trajectory = play(policy)
+    assert scheduler.timesteps.tolist() == trajectory.timesteps.tolist()
+    none = torch.zeros_like(trajectory.states[0])
     for i, t in enumerate(scheduler.timesteps):
-        x = walk.states[i]
+        x = trajectory.states[i]
         with torch.no_grad():
-            mean, std, x0 = policy.step(x, i, walk.text, walk.lengths)
-            output = policy.denoiser.guided(x, t.expand(3), walk.text, walk.lengths, 2.5)
+            mean, std, x0 = policy.step(x, i, trajectory.text, trajectory.lengths)
+            output = policy.denoiser.guided(x, t.expand(3), trajectory.text, trajectory.lengths, 2.5)
         theirs = scheduler.step(output, t, x, eta=eta, variance_noise=none)
         fresh = scheduler.step(output, t, x, eta=eta, variance_noise=none + 1).prev_sample - theirs.prev_sample
         torch.testing.assert_close(mean, theirs.prev_sample, atol=1e-5, rtol=1e-4)
@@ -221,12 +221,12 @@ def test_eta_one_is_ddpm_when_every_timestep_is_visited():
     scheduler = diffusers.DDPMScheduler(
         50, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False, variance_type="fixed_small"
     )
-    walk = play(policy)
+    trajectory = play(policy)
     for i in (0, 25, 45, 48):
-        t = int(walk.timesteps[i])
+        t = int(trajectory.timesteps[i])
         with torch.no_grad():
-            mean, std, x0 = policy.step(walk.states[i], i, walk.text, walk.lengths)
-        expected, variance = policy.denoiser.noise_schedule.posterior(x0, walk.states[i], t)
+            mean, std, x0 = policy.step(trajectory.states[i], i, trajectory.text, trajectory.lengths)
+        expected, variance = policy.denoiser.noise_schedule.posterior(x0, trajectory.states[i], t)
         torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(std, variance.sqrt().expand(3), atol=1e-6, rtol=1e-4)
         theirs = scheduler._get_variance(t).sqrt()
@@ -254,51 +254,51 @@ def test_coefficients_are_the_derivative_of_the_mean():
 @pytest.mark.parametrize("changes", [{}, {"eta": 0.4}, {"min_std": 0.1}, {"guidance_scale": 1.0}, {"spacing": "leading"}])
 def test_a_recorded_walk_has_the_same_log_probs_again(prediction, changes):
     policy = build(prediction=prediction, **changes)
-    walk = play(policy)
+    trajectory = play(policy)
     with torch.no_grad():
-        assert torch.equal(policy.log_prob(walk), walk.log_probs)
-        folded = policy.log_prob(walk, fold=True)
-    ratio = (folded - walk.log_probs).exp()
+        assert torch.equal(policy.log_prob(trajectory), trajectory.log_probs)
+        folded = policy.log_prob(trajectory, fold=True)
+    ratio = (folded - trajectory.log_probs).exp()
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
-    assert walk.log_probs.shape == (3, 6) and torch.isfinite(walk.log_probs).all()
-    assert (walk.log_probs[:, :-1] != 0).all() and (walk.log_probs[:, -1] == 0).all()
+    assert trajectory.log_probs.shape == (3, 6) and torch.isfinite(trajectory.log_probs).all()
+    assert (trajectory.log_probs[:, :-1] != 0).all() and (trajectory.log_probs[:, -1] == 0).all()
 
 
 def test_chosen_moves_come_in_the_order_asked_for():
     policy = build()
-    walk = play(policy)
+    trajectory = play(policy)
     steps = [4, 0, 5, -2]
     for fold in (False, True):
-        found = policy.log_prob(walk, steps, fold=fold)
-        torch.testing.assert_close(found, walk.log_probs[:, steps], atol=1e-6, rtol=0)
-    assert torch.equal(policy.log_prob(walk, [5]), torch.zeros(3, 1))
+        found = policy.log_prob(trajectory, steps, fold=fold)
+        torch.testing.assert_close(found, trajectory.log_probs[:, steps], atol=1e-6, rtol=0)
+    assert torch.equal(policy.log_prob(trajectory, [5]), torch.zeros(3, 1))
     with pytest.raises(IndexError):
-        policy.log_prob(walk, [6])
+        policy.log_prob(trajectory, [6])
 
 
 def test_a_walk_keeps_its_books():
     policy = build()
-    walk = play(policy)
-    assert walk.states.shape == (7, 3, 9, FEATURES) and walk.predicted_x0.shape == (6, 3, 9, FEATURES)
-    assert walk.timesteps.tolist() == policy.denoiser.noise_schedule.timesteps(6)
-    assert torch.isfinite(walk.states).all() and len(walk) == 3 and walk.prompts == PROMPTS
-    padded = torch.arange(9) >= walk.lengths[:, None]
-    assert not walk.states[:, padded].any() and not walk.predicted_x0[:, padded].any() and not walk.motion[padded].any()
-    assert torch.equal(walk.states[-1], walk.predicted_x0[-1])
-    raw = policy.denoiser.denormalise(walk.states[-1])
-    assert torch.equal(walk.motion[~padded], raw[~padded])
-    assert not walk.states.requires_grad and policy.text_encoder.calls == 1
+    trajectory = play(policy)
+    assert trajectory.states.shape == (7, 3, 9, FEATURES) and trajectory.predicted_x0.shape == (6, 3, 9, FEATURES)
+    assert trajectory.timesteps.tolist() == policy.denoiser.noise_schedule.timesteps(6)
+    assert torch.isfinite(trajectory.states).all() and len(trajectory) == 3 and trajectory.prompts == PROMPTS
+    padded = torch.arange(9) >= trajectory.lengths[:, None]
+    assert not trajectory.states[:, padded].any() and not trajectory.predicted_x0[:, padded].any() and not trajectory.motion[padded].any()
+    assert torch.equal(trajectory.states[-1], trajectory.predicted_x0[-1])
+    raw = policy.denoiser.denormalise(trajectory.states[-1])
+    assert torch.equal(trajectory.motion[~padded], raw[~padded])
+    assert not trajectory.states.requires_grad and policy.text_encoder.calls == 1
 
 
 @pytest.mark.parametrize("changes", [{}, {"min_std": 0.2}])
 def test_the_last_move_is_the_belief_itself_and_trains_nothing(changes):
     policy = build(**changes)
-    walk = play(policy)
+    trajectory = play(policy)
     assert policy.stds[-1] == 0 and (policy.stds[:-1] >= changes.get("min_std", 1e-3)).all()
-    found = policy.log_prob(walk)
+    found = policy.log_prob(trajectory)
     found[:, :-1].sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in policy.denoiser.parameters())
-    assert not policy.log_prob(walk, [5]).requires_grad
+    assert not policy.log_prob(trajectory, [5]).requires_grad
 
 
 def test_the_same_seed_gives_the_same_walk_and_another_seed_another():
@@ -313,13 +313,13 @@ def test_the_same_seed_gives_the_same_walk_and_another_seed_another():
 
 def test_a_walk_depends_neither_on_its_batch_nor_on_its_padding():
     policy = build()
-    walk = play(policy)
+    trajectory = play(policy)
     extended = play(policy, PROMPTS + ["someone crawls far away"], LENGTHS + [14])
-    assert torch.equal(extended.states[0, :3, :9], walk.states[0])
-    torch.testing.assert_close(extended.states[:, :3, :9], walk.states, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(extended.log_probs[:3], walk.log_probs, atol=1e-5, rtol=0)
+    assert torch.equal(extended.states[0, :3, :9], trajectory.states[0])
+    torch.testing.assert_close(extended.states[:, :3, :9], trajectory.states, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(extended.log_probs[:3], trajectory.log_probs, atol=1e-5, rtol=0)
     alone = play(policy, PROMPTS[:1], LENGTHS[:1])
-    torch.testing.assert_close(alone.states[:, 0], walk.states[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone.states[:, 0], trajectory.states[:, 0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -428,11 +428,11 @@ def test_noise_is_drawn_where_the_generator_lives():
 
 def test_every_move_of_a_walk_draws_noise_of_its_own():
     policy = build()
-    walk = play(policy, ["a person walks"], [400])
+    trajectory = play(policy, ["a person walks"], [400])
     with torch.no_grad():
-        moves = [policy.step(walk.states[i], i, walk.text, walk.lengths)[:2] for i in range(5)]
-    fresh = [(walk.states[i + 1] - mean) / std for i, (mean, std) in enumerate(moves)]
-    draws = torch.stack([walk.states[0], *fresh]).flatten(1)
+        moves = [policy.step(trajectory.states[i], i, trajectory.text, trajectory.lengths)[:2] for i in range(5)]
+    fresh = [(trajectory.states[i + 1] - mean) / std for i, (mean, std) in enumerate(moves)]
+    draws = torch.stack([trajectory.states[0], *fresh]).flatten(1)
     assert (draws.std(1) - 1).abs().max() < 0.05
     assert (torch.corrcoef(draws) - torch.eye(6)).abs().max() < 0.08
 
@@ -440,90 +440,90 @@ def test_every_move_of_a_walk_draws_noise_of_its_own():
 def test_a_rollout_made_in_inference_mode_can_be_trained_on():
     policy = build()
     with torch.inference_mode():
-        walk = play(policy, lengths=torch.tensor(LENGTHS))
+        trajectory = play(policy, lengths=torch.tensor(LENGTHS))
         motion = policy.generate(PROMPTS, LENGTHS)
-    for tensor in (walk.states, walk.motion, walk.log_probs, walk.lengths, walk.text.tokens, motion):
+    for tensor in (trajectory.states, trajectory.motion, trajectory.log_probs, trajectory.lengths, trajectory.text.tokens, motion):
         assert not tensor.is_inference()
-    policy.log_prob(walk).sum().backward()
+    policy.log_prob(trajectory).sum().backward()
     assert all(p.grad is not None for p in policy.denoiser.parameters())
 
 
 def test_raising_a_log_prob_makes_the_move_likelier():
     policy = build()
-    walk = play(policy).select([0])
+    trajectory = play(policy).select([0])
     optimizer = torch.optim.SGD(policy.denoiser.parameters(), lr=1e-3)
-    before = policy.log_prob(walk)[0, :-1]
+    before = policy.log_prob(trajectory)[0, :-1]
     (-before.sum()).backward()
     optimizer.step()
     with torch.no_grad():
-        after = policy.log_prob(walk)[0, :-1]
+        after = policy.log_prob(trajectory)[0, :-1]
     assert after.sum() > before.sum()
 
 
 def test_the_gradient_is_that_of_the_formula():
     """d log p / d mean = (x - mean) / std^2 / n, checked through the network by finite differences."""
     policy = build()
-    walk = play(policy)
-    walk.log_probs.zero_()
+    trajectory = play(policy)
+    trajectory.log_probs.zero_()
     policy.denoiser.double()
-    walk = copy.copy(walk)
-    object.__setattr__(walk, "states", walk.states.double())
+    trajectory = copy.copy(trajectory)
+    object.__setattr__(trajectory, "states", trajectory.states.double())
     weight = policy.denoiser.frames_out.bias
     for fold in (False, True):
         policy.denoiser.zero_grad()
-        policy.log_prob(walk, fold=fold).sum().backward()
+        policy.log_prob(trajectory, fold=fold).sum().backward()
         slope, nudge = weight.grad[3].item(), 1e-5
         values = []
         for sign in (1, -1):
             with torch.no_grad():
                 weight[3] += sign * nudge
-                values.append(policy.log_prob(walk, fold=fold).double().sum().item())
+                values.append(policy.log_prob(trajectory, fold=fold).double().sum().item())
                 weight[3] -= sign * nudge
         assert slope == pytest.approx((values[0] - values[1]) / (2 * nudge), rel=1e-4)
 
 
 def test_what_breaks_the_ratio_is_seen_or_refused():
     policy = build()
-    walk = play(policy)
+    trajectory = play(policy)
     policy.guidance_scale = 1.0
     with torch.no_grad():
-        assert ((policy.log_prob(walk) - walk.log_probs)[:, :-1].abs() > 1e-6).any()
+        assert ((policy.log_prob(trajectory) - trajectory.log_probs)[:, :-1].abs() > 1e-6).any()
     policy.guidance_scale = 2.5
     policy.denoiser.train()
-    for call in (lambda: policy.log_prob(walk), lambda: play(policy)):
+    for call in (lambda: policy.log_prob(trajectory), lambda: play(policy)):
         with pytest.raises(ValueError, match="training mode.*eval"):
             call()
 
 
 def test_a_walk_without_noise_can_be_sampled_but_not_trained():
     policy = build(eta=0.0)
-    walk = play(policy)
-    assert torch.isfinite(walk.motion).all() and not walk.log_probs.any()
+    trajectory = play(policy)
+    assert torch.isfinite(trajectory.motion).all() and not trajectory.log_probs.any()
     with pytest.raises(ValueError, match="none has a density; set eta above 0"):
-        policy.log_prob(walk)
+        policy.log_prob(trajectory)
     floored = build(eta=0.0, min_std=0.1)
-    walk = play(floored)
-    assert torch.equal(floored.log_prob(walk).detach(), walk.log_probs) and walk.log_probs[:, :-1].all()
+    trajectory = play(floored)
+    assert torch.equal(floored.log_prob(trajectory).detach(), trajectory.log_probs) and trajectory.log_probs[:, :-1].all()
 
 
 def test_walks_can_be_selected():
-    walk = play(build())
+    trajectory = play(build())
     for index in ([2, 0], torch.tensor([2, 0]), torch.tensor([True, False, True]), slice(1, None)):
-        part, rows = walk.select(index), torch.arange(3)[index]
+        part, rows = trajectory.select(index), torch.arange(3)[index]
         assert part.prompts == [PROMPTS[i] for i in rows] and len(part) == 2
-        assert torch.equal(part.lengths, walk.lengths[rows]) and torch.equal(part.log_probs, walk.log_probs[rows])
-        assert torch.equal(part.states, walk.states[:, rows]) and torch.equal(part.motion, walk.motion[rows])
-        assert torch.equal(part.predicted_x0, walk.predicted_x0[:, rows])
-        assert torch.equal(part.text.pooled, walk.text.pooled[rows])
+        assert torch.equal(part.lengths, trajectory.lengths[rows]) and torch.equal(part.log_probs, trajectory.log_probs[rows])
+        assert torch.equal(part.states, trajectory.states[:, rows]) and torch.equal(part.motion, trajectory.motion[rows])
+        assert torch.equal(part.predicted_x0, trajectory.predicted_x0[:, rows])
+        assert torch.equal(part.text.pooled, trajectory.text.pooled[rows])
 
 
 def test_a_frozen_copy_scores_the_same_walk():
     policy = build()
-    walk, frozen = play(policy), policy.with_denoiser(copy.deepcopy(policy.denoiser))
+    trajectory, frozen = play(policy), policy.with_denoiser(copy.deepcopy(policy.denoiser))
     with torch.no_grad():
         policy.denoiser.frames_out.bias.add_(0.1)
-        assert torch.equal(frozen.log_prob(walk), walk.log_probs)
-        assert not torch.isclose(policy.log_prob(walk)[:, :-1], walk.log_probs[:, :-1], atol=1e-6).any()
+        assert torch.equal(frozen.log_prob(trajectory), trajectory.log_probs)
+        assert not torch.isclose(policy.log_prob(trajectory)[:, :-1], trajectory.log_probs[:, :-1], atol=1e-6).any()
 
 
 def test_requests_that_do_not_fit_are_named():

@@ -65,19 +65,19 @@ def world(tmp_path_factory):
 
 def test_published_networks_take_the_places_of_ours(world):
     root, _ = world
-    judges = experiment.load_judges(root / "tmr", root / "evaluator")
-    assert isinstance(judges.evaluator, GuoEvaluator) and isinstance(judges.read, GuoWords)
-    assert isinstance(judges.reward.model, TMR) and judges.reward.text_encoder.kind == "distilbert"
+    scorers = experiment.load_scorers(root / "tmr", root / "evaluator")
+    assert isinstance(scorers.evaluator, GuoEvaluator) and isinstance(scorers.read, GuoWords)
+    assert isinstance(scorers.reward.model, TMR) and scorers.reward.text_encoder.kind == "distilbert"
     policy = experiment.load_policy(root / "mdm", steps=2)
     assert isinstance(policy.denoiser, MDM) and policy.text_encoder.kind == "clip"
     motion = policy.generate(["a person waves", "a person bows"], [30, 20])
-    scores = judges.reward(motion, torch.tensor([30, 20]), ["a person waves", "a person bows"])
+    scores = scorers.reward(motion, torch.tensor([30, 20]), ["a person waves", "a person bows"])
     assert ((scores > 0) & (scores < 1)).all()
 
 
 def test_a_published_model_is_adapted_and_examined(world, tmp_path):
     root, corpus = world
-    quick = DDPOConfig(rollouts=1, prompts_per_rollout=2, motions_per_prompt=2, replay_batch=4, judge_every=1)
+    quick = DDPOConfig(iterations=1, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4, select_every=1)
     report = experiment.adapt(
         corpus=corpus,
         model=root / "mdm",
@@ -86,7 +86,7 @@ def test_a_published_model_is_adapted_and_examined(world, tmp_path):
         evaluator=root / "evaluator",
         config=quick,
         steps=3,
-        questions=4,
+        evaluation_prompts=4,
         folder=tmp_path / "run",
         progress=False,
     )
@@ -101,11 +101,11 @@ def test_a_network_in_the_wrong_place_is_one_line(world, tmp_path):
     with pytest.raises(UserError, match="holds a TMR, which is of no use here"):
         experiment.load_policy(root / "tmr")
     with pytest.raises(UserError, match="holds a MDM, which is of no use here"):
-        experiment.load_judges(root / "mdm", root / "evaluator")
+        experiment.load_scorers(root / "mdm", root / "evaluator")
     with pytest.raises(UserError, match="no model at"):
         experiment.load_policy(tmp_path / "nowhere")
     RetrievalModel().save_pretrained(tmp_path / "ours")
     with pytest.raises(UserError, match="holds a RetrievalModel"):
-        experiment.load_judges(root / "tmr", tmp_path / "ours")
+        experiment.load_scorers(root / "tmr", tmp_path / "ours")
     MotionDenoiser(width=16, layers=1, heads=2).save_pretrained(tmp_path / "ours2")
     assert type(experiment.load_denoiser(tmp_path / "ours2")) is MotionDenoiser

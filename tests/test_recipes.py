@@ -43,8 +43,8 @@ def write(root: Path, clips, kit: bool = False) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """What takes a whole adaptation its time: the motions it retains and those its judge looks at."""
-    monkeypatch.setattr(experiment, "make_task", functools.partial(experiment.make_task, anchors=16))
-    monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometryJudge, count=8, others=8))
+    monkeypatch.setattr(experiment, "make_task", functools.partial(experiment.make_task, retained=16))
+    monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometricSelector, count=8, others=8))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def world(tmp_path_factory):
 def plan_of(root: Path, recipe: str = "humanml3d-to-kit", **changes) -> Plan:
     networks = {name: root / name for name in ("model", "retrieval", "evaluator")}
     data = {"humanml3d": root / "humanml3d", "kit": root / "kit"}
-    return Plan(recipe, **{"data": data, **networks, "settings": "ours", "rollouts": 1, "questions": 8, **changes})
+    return Plan(recipe, **{"data": data, **networks, "settings": "ours", "iterations": 1, "evaluation_prompts": 8, **changes})
 
 
 def problems(plan: Plan, folder=None) -> str:
@@ -86,13 +86,13 @@ def problems(plan: Plan, folder=None) -> str:
 
 def test_the_paper_s_settings_are_the_authors_public_ones():
     config = Plan("humanml3d-to-kit", {"humanml3d": "", "kit": ""}, "", "", "", settings="paper").config
-    assert (config.prompts_per_rollout, config.motions_per_prompt, config.inner_epochs) == (64, 4, 4)
+    assert (config.prompts_per_iteration, config.motions_per_prompt, config.inner_epochs) == (64, 4, 4)
     assert (config.learning_rate, config.weight_decay, config.clip_range, config.gradient_clip) == (1e-5, 1e-4, 1e-4, 1.0)
-    assert (config.lora_rank, config.lora_alpha, config.kl_weight, config.replay_weight) == (4, 16.0, 0.0, 0.0)
-    assert (config.credit, config.advantage, config.weigh_timesteps) == ("end", "batch", False)
-    assert SETTINGS["paper"].walk["guidance_scale"] == 1.0
+    assert (config.lora_rank, config.lora_alpha, config.kl_weight, config.distillation_weight) == (4, 16.0, 0.0, 0.0)
+    assert (config.advantage_estimator, config.advantage, config.weigh_timesteps) == ("end", "batch", False)
+    assert SETTINGS["paper"].sampling["guidance_scale"] == 1.0
     told = set(SETTINGS["paper"].public) | set(SETTINGS["paper"].chosen)
-    assert {"rollouts", "steps", "lora_dropout", "min_std"} <= set(SETTINGS["paper"].chosen) and len(told) == 21
+    assert {"iterations", "steps", "lora_dropout", "min_std"} <= set(SETTINGS["paper"].chosen) and len(told) == 21
 
 
 def test_both_data_sets_come_on_one_skeleton(world):
@@ -128,7 +128,7 @@ def test_a_sound_plan_is_told_with_time_and_memory_and_writes_nothing(world, tmp
 
 
 def test_a_longer_run_is_estimated_longer(world):
-    short, long = (dry_run(plan_of(world, rollouts=n)).seconds for n in (1, 1000))
+    short, long = (dry_run(plan_of(world, iterations=n)).seconds for n in (1, 1000))
     assert long > 20 * short
 
 
@@ -171,8 +171,8 @@ def test_between_data_sets(world, tmp_path, recipe, kind):
     report = run(plan_of(world, recipe), tmp_path / "run", progress=False)
     assert report.values["experiment"] == kind
     own = load_data(plan_of(world))["kit" if recipe.endswith("kit") else "humanml3d"]
-    assert set(report.values["prompts"]["practised"]) <= set(own.split("train").captions)
-    assert set(report.values["prompts"]["asked"]) <= set(own.split("test").captions)
+    assert set(report.values["prompts"]["training"]) <= set(own.split("train").captions)
+    assert set(report.values["prompts"]["evaluation"]) <= set(own.split("test").captions)
     assert read_json(tmp_path / "run/config.json")["guidance_scale"] == 2.5
 
 
@@ -220,5 +220,5 @@ def test_two_halves_of_real_motion_end_to_end(world, tmp_path):
     plan = plan_of(world, data=data)
     assert problems(plan) == ""
     values = run(plan, tmp_path / "run", progress=False).values
-    assert set(values["prompts"]["practised"]) <= set(load_data(plan)["kit"].split("train").captions)
+    assert set(values["prompts"]["training"]) <= set(load_data(plan)["kit"].split("train").captions)
     assert values["target"]["after"]["n"] == 32 and (tmp_path / "run/report.html").exists()

@@ -29,8 +29,8 @@ def values(**changes) -> dict:
         "reward": {"before": 0.3, "after": 0.8},
         "target": {"name": "raise-both-arms", "before": row(0.05), "after": row(0.85), "full_data": row(0.95)},
         "original": {"before": row(0.93), "after": row(0.91)},
-        "curves": [{"rollout": i, "reward": 0.3 + 0.1 * i, "judge": {}, "clip_share": {"0": 0.1}} for i in range(1, 5)],
-        "config": {"learning_rate": 1e-4}, "prompts": {"practised": ["raise both arms"]}, "gap_closed": 0.7,
+        "curves": [{"iteration": i, "reward": 0.3 + 0.1 * i, "selection": {}, "clip_share": {"0": 0.1}} for i in range(1, 5)],
+        "config": {"learning_rate": 1e-4}, "prompts": {"training": ["raise both arms"]}, "gap_closed": 0.7,
     } | changes
 
 
@@ -83,7 +83,7 @@ def test_without_a_check_r_precision_judges():
 def test_nothing_from_outside_and_nothing_from_data_runs():
     bad = values(
         experiment=NASTY, device=NASTY, config={NASTY: NASTY}, prompts={NASTY: [NASTY]},
-        target={"name": NASTY, "before": row(), "after": row()}, curves=[{"rollout": 1, NASTY: 1.0}],
+        target={"name": NASTY, "before": row(), "after": row()}, curves=[{"iteration": 1, NASTY: 1.0}],
     )
     shown = {"target": [{"prompt": NASTY, "before": JOINTS, "after": JOINTS}]}
     for text in (report_html(bad, shown), players_html([NASTY], [JOINTS])):
@@ -110,7 +110,7 @@ def test_every_picture_is_described():
 @pytest.mark.parametrize("report", [
     {}, {"target": {}}, values(curves=[], gap_closed=None, config=None, prompts=["one"]),
     values(original={}), values(wall_clock_s=float("nan"), reward={}),
-    values(curves=[{"rollout": 1, "reward": float("nan")}, {"rollout": 2, "reward": None}]),
+    values(curves=[{"iteration": 1, "reward": float("nan")}, {"iteration": 2, "reward": None}]),
     values(original={"before": {}, "after": row(None) | {"fid": None, "n": 0}}),
 ], ids=["empty", "no rows", "bare", "no original", "nan time", "nan curve", "holes"])
 def test_what_is_missing_is_left_out(report):
@@ -124,7 +124,7 @@ def test_runs_stand_side_by_side():
     rows = comparison_rows({"runs/one": values(), f"runs/{NASTY}": latent}, {"runs/one": cost})
     assert [row["model"] for row in rows] == ["MotionDenoiser", "LatentDenoiser"]
     assert rows[0]["verified"] == "5.0% → 85.0%" and rows[0]["others verified"] == "93.0% → 91.0%"
-    assert rows[0]["rollout"] == "1.25 s" and rows[0]["update"] == "2.50 s" and rows[0]["memory"] == "90 MiB"
+    assert rows[0]["iteration"] == "1.25 s" and rows[0]["update"] == "2.50 s" and rows[0]["memory"] == "90 MiB"
     assert rows[1]["reward"] == "0.25 → 0.75" and rows[1]["memory"] == "– MiB"
     page = Page(comparison_html(rows))
     assert all(cell in page.text for row in rows for cell in row.values()) and "img" not in page.tags
@@ -132,11 +132,11 @@ def test_runs_stand_side_by_side():
 
 
 def test_only_what_was_held_out_is_called_so():
-    free = values(experiment="free", prompts={"practised": ["bows"], "asked": ["bows", "bows"]})
+    free = values(experiment="free", prompts={"training": ["bows"], "evaluation": ["bows", "bows"]})
     text = Page(report_html(free, motions())).text + summary(free)
     assert "for the very prompts that it practised" in text and "The prompts that were practised" in text
     assert "other model" in text and not re.search("had not practised|eld-out prompts|saw the action|shown such", text)
-    for said in ({}, {"held_out": True}, {"prompts": {"practised": ["bows"], "asked": ["a bow"]}}):
+    for said in ({}, {"held_out": True}, {"prompts": {"training": ["bows"], "evaluation": ["a bow"]}}):
         text = Page(report_html(values(**said), motions())).text + summary(values(**said))
         assert "in words it had not practised" in text and "Held-out prompts" in text and "saw the action" in text
     assert "the very prompts" in Page(report_html(values(held_out=False))).text

@@ -17,7 +17,7 @@ from mocapfree_nb.pretrain import corpus_hash, network_hash
 from mocapfree_nb.retrieval import RetrievalModel
 
 CORPUS = load_corpus("procedural", num_clips=1200)
-QUICK = DDPOConfig(rollouts=1, prompts_per_rollout=2, motions_per_prompt=2, replay_batch=4, judge_every=1)
+QUICK = DDPOConfig(iterations=1, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4, select_every=1)
 TARGET = "raise-both-arms"
 RETRIEVAL, EVALUATOR = files.WEIGHTS / "retrieval", files.WEIGHTS / "evaluator"
 
@@ -25,15 +25,15 @@ RETRIEVAL, EVALUATOR = files.WEIGHTS / "retrieval", files.WEIGHTS / "evaluator"
 def policy_and_judges(checks=None):
     torch.manual_seed(0)
     denoiser = MotionDenoiser(width=16, layers=1, heads=2, feedforward=16, frames_per_token=4)
-    return experiment.load_policy(denoiser, steps=3), experiment.load_judges(RETRIEVAL, EVALUATOR, checks)
+    return experiment.load_policy(denoiser, steps=3), experiment.load_scorers(RETRIEVAL, EVALUATOR, checks)
 
 
-def record(corpus=CORPUS, checks=None, questions=4, change=None, **task):
-    policy, judges = policy_and_judges(checks)
+def record(corpus=CORPUS, checks=None, evaluation_prompts=4, change=None, **task):
+    policy, scorers = policy_and_judges(checks)
     if change:
-        change(policy, judges)
-    task = experiment.make_task(corpus, TARGET, questions=questions, anchors=task.pop("anchors", 20), **task)
-    return experiment.content_settings(policy, judges, task)
+        change(policy, scorers)
+    task = experiment.make_task(corpus, TARGET, evaluation_prompts=evaluation_prompts, retained=task.pop("anchors", 20), **task)
+    return experiment.content_settings(policy, scorers, task)
 
 
 def nudge(network):
@@ -44,10 +44,10 @@ def nudge(network):
 PROMPTS = ["a person raises both arms", "someone lifts both hands"]
 CHANGES = {
     "version": {},
-    "model_hash": {"change": lambda policy, judges: nudge(policy.denoiser)},
-    "retrieval_hash": {"change": lambda policy, judges: nudge(judges.reward.model)},
-    "evaluator_hash": {"change": lambda policy, judges: nudge(judges.evaluator)},
-    "min_std": {"change": lambda policy, judges: setattr(policy, "min_std", 0.1)},
+    "model_hash": {"change": lambda policy, scorers: nudge(policy.denoiser)},
+    "retrieval_hash": {"change": lambda policy, scorers: nudge(scorers.reward.model)},
+    "evaluator_hash": {"change": lambda policy, scorers: nudge(scorers.evaluator)},
+    "min_std": {"change": lambda policy, scorers: setattr(policy, "min_std", 0.1)},
     "checks": {"checks": {TARGET: "wave-left"}},
     "prompts": {"prompts": PROMPTS},
     "retained_prompts": {"anchors": 19},

@@ -80,7 +80,7 @@ def test_moves_and_walks_equal_the_sde_dpm_solver(case, order):
         torch.testing.assert_close(mean, get["mean"][i], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(std, get["std"][i].expand(2), atol=1e-6, rtol=1e-5)
         if std[0] > 0:
-            found = policy.move_log_prob(get["x"][i + 1], mean, std, lengths)
+            found = policy.step_log_prob(get["x"][i + 1], mean, std, lengths)
             normal = torch.distributions.Normal(mean.double(), std.double()[:, None, None])
             expected = normal.log_prob(get["x"][i + 1].double()).mean((1, 2))
             torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=1e-6)
@@ -147,10 +147,10 @@ def count_up(motion, lengths, prompts):
 @combinations
 def test_every_policy_scores_its_own_walk_exactly_and_learns(architecture, solver, prediction):
     policy = build(architecture, prediction, solver, RANDOM[solver])
-    walk = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
-    assert walk.motion.shape == (3, 9, FEATURES) and not walk.motion[1, 5:].any()
+    trajectory = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    assert trajectory.motion.shape == (3, 9, FEATURES) and not trajectory.motion[1, 5:].any()
     with torch.no_grad():
-        assert torch.equal(policy.log_prob(walk), walk.log_probs), "ratio 1, to the bit"
+        assert torch.equal(policy.log_prob(trajectory), trajectory.log_probs), "ratio 1, to the bit"
         double = build(architecture, prediction, solver, RANDOM[solver])  # all steps at once are another batch, which
         double.denoiser.double()  # rounds otherwise: in double precision nothing else may be left
         exact = double.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
@@ -159,57 +159,57 @@ def test_every_policy_scores_its_own_walk_exactly_and_learns(architecture, solve
 
     before = [p.detach().clone() for p in policy.denoiser.parameters()]
     config = ddpo.DDPOConfig(
-        rollouts=1, prompts_per_rollout=2, motions_per_prompt=3, replay_weight=0.0, lora_rank=0, learning_rate=1e-2
+        iterations=1, prompts_per_iteration=2, motions_per_prompt=3, distillation_weight=0.0, lora_rank=0, learning_rate=1e-2
     )
     trainer = ddpo.DDPOTrainer(policy, count_up, PROMPTS, torch.tensor(LENGTHS), config)
     (record,) = trainer.run(progress=False)
     assert all(ratio is None or ratio == 0 for ratio in record["ratio"]), "before the first update nothing has moved"
     moved = [not torch.equal(a, b) for a, b in zip(before, policy.denoiser.parameters(), strict=True)]
     assert any(moved)
-    again = policy.log_prob(walk)
-    assert torch.isfinite(again).all() and not torch.equal(again[:, :-1], walk.log_probs[:, :-1])
+    again = policy.log_prob(trajectory)
+    assert torch.isfinite(again).all() and not torch.equal(again[:, :-1], trajectory.log_probs[:, :-1])
 
 
 @combinations
 def test_log_probs_are_those_of_torchs_normal(architecture, solver, prediction):
     policy = build(architecture, prediction, solver, RANDOM[solver])
-    walk = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
-    rows, beliefs = policy.denoiser.state_lengths(walk.lengths), [None, *walk.predicted_x0]
+    trajectory = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    rows, beliefs = policy.denoiser.state_lengths(trajectory.lengths), [None, *trajectory.predicted_x0]
     for i in range(policy.steps - 1):
         with torch.no_grad():
-            mean, std, _ = policy.step(walk.states[i], i, walk.text, walk.lengths, beliefs[i])
+            mean, std, _ = policy.step(trajectory.states[i], i, trajectory.text, trajectory.lengths, beliefs[i])
         for b in range(3):
             normal = torch.distributions.Normal(mean[b, : rows[b]].double(), std[b].double())
-            expected = normal.log_prob(walk.states[i + 1, b, : rows[b]].double()).mean()
-            assert float(walk.log_probs[b, i]) == pytest.approx(float(expected), abs=1e-6, rel=1e-6)
+            expected = normal.log_prob(trajectory.states[i + 1, b, : rows[b]].double()).mean()
+            assert float(trajectory.log_probs[b, i]) == pytest.approx(float(expected), abs=1e-6, rel=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("credit", ["fork", "step", "end"])
-def test_the_trainer_of_every_credit_runs_on_every_architecture(architecture, credit):
+@pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
+def test_the_trainer_of_every_credit_runs_on_every_architecture(architecture, advantage_estimator):
     policy = build(architecture, "x0", "sde-dpmsolver++2m")
     config = ddpo.DDPOConfig(
-        rollouts=2, prompts_per_rollout=2, motions_per_prompt=3, credit=credit, inner_epochs=2, kl_weight=0.1,
-        replay_batch=4, lora_rank=2, judge_every=1,
+        iterations=2, prompts_per_iteration=2, motions_per_prompt=3, advantage_estimator=advantage_estimator, inner_epochs=2, kl_weight=0.1,
+        distillation_batch=4, lora_rank=2, select_every=1,
     )
     trainer = ddpo.DDPOTrainer(
         policy, count_up, PROMPTS, torch.tensor(LENGTHS), config, ["someone sits", "a person bows"],
         judge=lambda policy: {"score": 0.0},
     )
     log = trainer.run(progress=False)
-    assert all(np.isfinite(record["replay"]) and record["replay"] >= 0 for record in log)
+    assert all(np.isfinite(record["distillation"]) and record["distillation"] >= 0 for record in log)
     assert all(any(norm for norm in record["gradient_norm"] if norm) for record in log)
 
 
 @pytest.mark.parametrize("solver", ["dpmsolver++", "dpmsolver++2m", "ddim"])
 def test_a_solver_without_noise_is_refused_with_the_reason(solver):
     policy = build("transformer", "x0", solver, 0.0)
-    walk = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
-    assert torch.equal(walk.log_probs, torch.zeros(3, 5))
+    trajectory = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    assert torch.equal(trajectory.log_probs, torch.zeros(3, 5))
     with pytest.raises(ValueError, match="eta 0.*no density|none has a density"):
-        policy.log_prob(walk)
+        policy.log_prob(trajectory)
     with pytest.raises(UserError, match="deterministic: there is no density to train"):
-        config = ddpo.DDPOConfig(replay_weight=0.0)
+        config = ddpo.DDPOConfig(distillation_weight=0.0)
         ddpo.DDPOTrainer(policy, count_up, PROMPTS, torch.tensor(LENGTHS), config)
 
 
@@ -220,14 +220,14 @@ def test_a_deterministic_walk_of_second_order_equals_the_diffusers_scheduler():
         50, beta_schedule="squaredcos_cap_v2", prediction_type="sample", algorithm_type="dpmsolver++", solver_order=2
     )
     scheduler.set_timesteps(policy.steps)
-    walk = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
-    assert scheduler.timesteps.tolist() == walk.timesteps.tolist()
-    x = walk.states[0]
+    trajectory = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    assert scheduler.timesteps.tolist() == trajectory.timesteps.tolist()
+    x = trajectory.states[0]
     for i, t in enumerate(scheduler.timesteps):
         with torch.no_grad():
-            output = policy.denoiser.guided(x, t.expand(3), walk.text, walk.lengths, 2.5)
+            output = policy.denoiser.guided(x, t.expand(3), trajectory.text, trajectory.lengths, 2.5)
         x = scheduler.step(output, t, x).prev_sample
-        torch.testing.assert_close(walk.states[i + 1], x, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(trajectory.states[i + 1], x, atol=1e-4, rtol=1e-4)
 
 
 def test_what_a_solver_cannot_be_is_named():

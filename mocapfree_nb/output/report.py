@@ -66,7 +66,7 @@ def held_out(report: Mapping) -> bool:
     if isinstance(report.get("held_out"), bool):
         return report["held_out"]
     prompts = report.get("prompts")
-    lists = [prompts.get(key) or [] for key in ("practised", "asked")] if isinstance(prompts, Mapping) else [[], []]
+    lists = [prompts.get(key) or [] for key in ("training", "evaluation")] if isinstance(prompts, Mapping) else [[], []]
     return not set(map(str, lists[0])) & set(map(str, lists[1]))
 
 
@@ -181,7 +181,7 @@ def _series(curves: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
 
     def add(name: str, at: float, value: object) -> None:
-        if isinstance(value, Mapping) and name == "judge":
+        if isinstance(value, Mapping) and name == "selection":
             for part, inner in value.items():
                 add(f"judge: {part}", at, inner)
             return
@@ -189,14 +189,14 @@ def _series(curves: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
             inner = list(value.values()) if isinstance(value, Mapping) else value
             finite = [v for v in map(_number, inner) if v is not None]
             value = float(np.mean(finite)) if finite else None
-            name = f"{name}, mean over timesteps" if name != "replay" else name
+            name = f"{name}, mean over timesteps" if name != "distillation" else name
         if (number := _number(value)) is not None:
             series.setdefault(name.replace("_", " "), []).append((at, number))
 
     for index, record in enumerate(curves, start=1):
-        at = _number(record.get("rollout")) or index
+        at = _number(record.get("iteration")) or index
         for name, value in record.items():
-            if name not in ("rollout", "time", "wall_clock_s"):
+            if name not in ("iteration", "time", "wall_clock_s"):
                 add(name, at, value)
     return series
 
@@ -414,7 +414,7 @@ def comparison_rows(reports: Mapping[str, Mapping], costs: Mapping[str, Mapping]
                 "others verified": change(others, lambda row: _percent(row.get("verified"))),
                 "others R-precision@1": change(others, lambda row: fixed(row["r_precision"][0], 2)),
                 "minutes": fixed((_number(report.get("wall_clock_s")) or math.nan) / 60, 1),
-                "rollout": f"{fixed(cost.get('rollout_s'), 2)} s",
+                "iteration": f"{fixed(cost.get('rollout_s'), 2)} s",
                 "update": f"{fixed(cost.get('update_s'), 2)} s",
                 "memory": f"{fixed(cost.get('update_mib'), 0)} MiB",
             }
