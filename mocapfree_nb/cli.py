@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from mocapfree_nb import cli_study
 from mocapfree_nb.files import UserError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     Then try your own: `mocapfree adapt --prompt "a person salutes with the right hand" --name salute`.
     """,
 )
+app.add_typer(cli_study.app, name="study")
 
 Corpus = Annotated[str, typer.Option(help="'procedural', or a folder: HumanML3D, KIT-ML, BVH or AMASS.")]
 MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['QUESTIONS', 'MIN_SECONDS', 'RULES', 'LEVEL', 'POWER', 'Shown', 'shake', 'Pair', 'choose_pairs', 'controls', 'Answers',
            'read_answers', 'simulate_answers', 'exclusions', 'count_choices', 'resample', 'holm', 'preferences',
-           'bradley_terry', 'strengths', 'krippendorff_alpha', 'sign_test_power', 'raters_needed', 'detectable_share',
-           'analyse']
+           'bradley_terry', 'strengths', 'krippendorff_alpha', 'sign_test_power', 'answers_needed', 'raters_needed',
+           'detectable_share', 'share_of', 'analyse']
 
 # %% ../nbs/30_study.ipynb #1d641be0
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
@@ -131,8 +132,8 @@ def _read_row(row: object, motions: Mapping[str, list[str]]) -> tuple[str, int, 
     return pair, side, [side * {"left": 1.0, "same": 0.0, "right": -1.0}[row[name]] for name in QUESTIONS], took
 
 
-def read_answers(files: Sequence[str | Path], key: Mapping) -> Answers:
-    """The answers in `files`, by the `key` of their study.
+def read_answers(files: Mapping[str | Path, Mapping], key: Mapping) -> Answers:
+    """The answers in `files`, path -> what it holds, by the `key` of their study.
 
     Raises `UserError` for another study, a rater twice, and what is no answers file.
     """
@@ -140,8 +141,7 @@ def read_answers(files: Sequence[str | Path], key: Mapping) -> Answers:
     motions = {row["id"]: row["motions"] for row in key["pairs"]}
     shape = (len(files), len(pairs))
     choice, side, seconds = np.full((len(QUESTIONS), *shape), np.nan), np.ones(shape), np.full(shape, np.nan)
-    for number, path in enumerate(files):
-        found = read_json(path)
+    for number, (path, found) in enumerate(files.items()):
         if not isinstance(found.get("answers"), list) or not isinstance(found.get("rater"), str):
             raise UserError(f"{path} is not what the page of a study saves: leave it out")
         if found.get("study") != key["study"]:
@@ -332,38 +332,34 @@ def sign_test_power(share: float, decided: np.ndarray | int) -> np.ndarray:
     return binom.cdf(low, decided, share) + binom.sf(np.asarray(decided) - low - 1, decided, share)
 
 
-def raters_needed(share: float, decided: float, design_effect: float = 1.0, most: int = 20_000) -> int | None:
-    """How many raters with `decided` answers each find a preference of `share` with 80% power; None: over `most` answers."""
+@lru_cache
+def answers_needed(share: float, most: int = 5000) -> int | None:
+    """From how many decided answers on a preference of `share` is found with 80% power; None for more than `most`."""
     weak = np.flatnonzero(sign_test_power(share, np.arange(1, most + 1)) < POWER)
-    if decided <= 0 or weak[-1] + 1 >= most:
-        return None
-    return math.ceil((weak[-1] + 2) * max(1.0, design_effect) / decided)
+    return None if weak[-1] + 1 == most else int(weak[-1] + 2)
+
+
+def raters_needed(share: float, decided: float, design_effect: float = 1.0) -> int | None:
+    """How many raters with `decided` answers each that takes, where answers hang together; None for too many."""
+    needed = answers_needed(share)
+    return math.ceil(needed * max(1.0, design_effect) / decided) if needed and decided > 0 else None
 
 
 def detectable_share(decided: float, design_effect: float = 1.0) -> float | None:
     """The least preference, in whole percent, that `decided` answers in all find with 80% power; None: none."""
-    worth = int(decided / max(1.0, design_effect))
-    return next((percent / 100 for percent in range(51, 101) if worth and sign_test_power(percent / 100, worth) >= POWER), None)
+    worth, shares = int(decided / max(1.0, design_effect)), np.arange(51, 101) / 100
+    found = shares[sign_test_power(shares, worth) >= POWER] if worth else []
+    return float(found[0]) if len(found) else None
 
-# %% ../nbs/30_study.ipynb #deea35ba
-def _of_sides(answers: Answers, compared: np.ndarray) -> dict:
-    "How often the left motion was chosen among decided answers, and whether that is chance."
-    chosen = (answers.choice * answers.side)[..., compared]
-    left, decided = int((chosen > 0).sum()), int((chosen != 0).sum())
-    test = binomtest(left, decided)
-    return {"left": left / decided, "wilson": list(test.proportion_ci(method="wilson")), "p": float(test.pvalue)}
-
-
-def _of_captions(answers: Answers, kinds: np.ndarray) -> dict[str, dict]:
-    "Of each question: how often the motion was chosen whose caption it was, among decided answers."
-    said = answers.choice[..., kinds == "mismatched"].reshape(len(QUESTIONS), -1)
-    found = {}
-    for question, row in zip(QUESTIONS, said, strict=True):
-        right, decided = int((row > 0).sum()), int((row != 0).sum())
-        if decided:
-            interval = binomtest(right, decided).proportion_ci(method="wilson")
-            found[question] = {"right": right, "decided": decided, "share": right / decided, "wilson": list(interval)}
-    return found
+# %% ../nbs/30_study.ipynb #c20c1e85
+def share_of(chosen: np.ndarray) -> dict | None:
+    """The share of 1 among the answers -1 and 1, its Wilson interval and sign test; None where all are 0."""
+    count, decided = int((chosen > 0).sum()), int((chosen != 0).sum())
+    if not decided:
+        return None
+    test = binomtest(count, decided)
+    wilson = list(test.proportion_ci(method="wilson"))
+    return {"share": count / decided, "decided": decided, "wilson": wilson, "p": float(test.pvalue)}
 
 # %% ../nbs/30_study.ipynb #883d74e1
 def analyse(files: Sequence[str | Path], key: Mapping, draws: int = 1000, seed: int = 0) -> dict:
@@ -374,7 +370,7 @@ def analyse(files: Sequence[str | Path], key: Mapping, draws: int = 1000, seed: 
     """
     if not {"study", "pairs", "motions", "systems"} <= set(key):
         raise UserError("this is not the key of a study: give the NAME-key.json that was written beside the page")
-    answers = read_answers(files, key)
+    answers = read_answers({path: read_json(path) for path in files}, key)
     out = exclusions(answers, key)
     counted = answers.only([rater not in out for rater in answers.raters])
     if len(counted.raters) < 2:
@@ -391,12 +387,14 @@ def analyse(files: Sequence[str | Path], key: Mapping, draws: int = 1000, seed: 
         decided, effect = row["wins"] + row["losses"], row["design_effect"] or 1.0
         row["detectable"] = detectable_share(decided, effect)
         row["raters_for_60"] = raters_needed(0.6, decided / len(counted.raters), effect)
-    alpha = [krippendorff_alpha(said[:, kinds == "compare"]) for said in counted.choice]
+    turn = np.array([1 if row["motions"] == sorted(row["motions"]) else -1 for row in key["pairs"]])
+    alpha = [krippendorff_alpha((said * turn)[:, kinds == "compare"]) for said in counted.choice]
     return {
         "study": key["study"], "raters": len(answers.raters), "excluded": out, "counted": len(counted.raters),
         "pairs": int((kinds == "compare").sum()), "controls": int((kinds != "compare").sum()), "systems": systems,
         "preferences": rows, "strengths": strengths(wins, ties, drawn, systems),
         "alpha": {name: None if math.isnan(a) else a for name, a in zip(QUESTIONS, alpha, strict=True)},
-        "side": _of_sides(counted, kinds == "compare"), "captions": _of_captions(counted, kinds),
+        "left": share_of((counted.choice * counted.side)[..., kinds == "compare"]),
+        "captions": {name: share_of(counted.choice[q][:, kinds == "mismatched"]) for q, name in enumerate(QUESTIONS)},
         "seconds": float(np.median(counted.seconds)), "draws": draws, "seed": seed,
     }

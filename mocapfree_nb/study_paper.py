@@ -37,6 +37,20 @@ def study_table(results: Mapping) -> str:
     return "\n".join(lines)
 
 
+def _preferred(row: Mapping) -> str:
+    "A preference in words, the preferred one first."
+    names, share, ends = (row["first"], row["second"]), row["share"], row["over_raters"]
+    if share is None:
+        return f"nobody preferred {names[0]} or {names[1]} ({row['ties']} ties)"
+    if share < 0.5:
+        names, share, ends = names[::-1], 1 - share, [1 - end for end in ends[::-1]]
+    decided = row["wins"] + row["losses"]
+    return (
+        f"{names[0]} was preferred to {names[1]} in {_percent(share, ends)} of {decided} answers ({_p(row['p_holm'])}; "
+        f"{row['ties']} ties)"
+    )
+
+
 def study_text(results: Mapping) -> str:
     """The study in words, ready for a paper."""
     removed = Counter(results["excluded"].values())
@@ -50,17 +64,16 @@ def study_text(results: Mapping) -> str:
         "adjusted by Holm's method."
     ]
     for name, question in QUESTIONS.items():
-        said = [f"{row['first']} was preferred to {row['second']} in {_percent(row['share'], row['over_raters'])} of "
-                f"{row['wins'] + row['losses']} answers ({_p(row['p_holm'])}; {row['ties']} ties)"
-                for row in results["preferences"] if row["question"] == name]
+        said = [_preferred(row) for row in results["preferences"] if row["question"] == name]
         alpha = results["alpha"][name]
         lines.append(f"“{question}”: {'; '.join(said)}. Krippendorff's α (interval) was "
                      f"{'undefined' if alpha is None else f'{alpha:.2f}'}.")
-    side = results["side"]
-    lines.append(f"The left motion was chosen in {_percent(side['left'], side['wilson'])} of decided answers ({_p(side['p'])}).")
-    for name, row in results["captions"].items():
-        lines.append(f"Of two motions of one system, the one that the sentence was written for was chosen in "
-                     f"{_percent(row['share'], row['wilson'])} of {row['decided']} answers to “{QUESTIONS[name]}”.")
+    left = results["left"]
+    lines.append(f"The left motion was chosen in {_percent(left['share'], left['wilson'])} of decided answers ({_p(left['p'])}).")
+    found = [f"{_percent(row['share'], row['wilson'])} of {row['decided']} answers to “{QUESTIONS[name]}”"
+             for name, row in results["captions"].items() if row]
+    if found:
+        lines.append(f"Of two motions of one system, the one made for the sentence was chosen in {' and '.join(found)}.")
     rows = results["preferences"]
     least, enough = ([row[name] for row in rows] for name in ("detectable", "raters_for_60"))
     if None not in least + enough:

@@ -22,7 +22,7 @@ NOTEBOOKS = sorted([*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "tutorials
 ORDER = (
     "files skeleton features procedural guards convert capture datasets corpus text viewer report schedule solvers "
     "denoiser policy pretrain latent unet mdm retrieval judges ddpo metrics checkpoints protocol verify export body "
-    "experiment recipes bench cli".split()
+    "experiment recipes bench study study_page study_paper cli_study cli".split()
 )
 
 

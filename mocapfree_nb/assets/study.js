@@ -15,6 +15,7 @@ class PairPlayer extends Player {
   optionBar() {
     const bar = super.optionBar();
     for (const button of [...bar.querySelectorAll("button")]) if (button.textContent !== "Reset view") button.remove();
+    bar.querySelector(".mocapfree-key").prepend("body:");
     return bar;
   }
 }
@@ -61,7 +62,10 @@ const PLACE = `mocapfree-study-${study.id}`;
 let memory = null;
 
 function stored() {
-  try { return JSON.parse(localStorage.getItem(PLACE)) || memory; } catch { return memory; }
+  try {
+    const found = JSON.parse(localStorage.getItem(PLACE));
+    return /^[0-9a-f]{16}$/.test(found.rater) && found.answers && found.at >= 0 ? found : memory;
+  } catch { return memory; }
 }
 
 function store(state) {
@@ -93,7 +97,7 @@ function count() { // time counts while the pair can be seen
 }
 
 function sceneOf(pair) {
-  const panel = (name, motion) => ({ name, caption: "", ...study.motions[motion] });
+  const panel = (name, motion) => ({ ...study.motions[motion], name });
   return { ...study.scene, panels: [panel("A", pair.left), panel("B", pair.right)] };
 }
 
@@ -157,8 +161,15 @@ function answers() {
 
 // ---- hands
 
+function welcome() {
+  byId("resume").hidden = !state;
+  byId("start").textContent = state ? "I am somebody else: agree, begin anew" : "I agree, begin";
+  if (state) byId("resume").textContent = `Go on at pair ${state.at + 1}`;
+  show("consent");
+}
+
 function begin(fresh) {
-  if (fresh || !state) state = newState();
+  if (fresh) state = newState();
   order = plan(study.pairs, state.rater);
   showPair(Math.min(state.at, order.length - 1));
 }
@@ -183,11 +194,11 @@ byId("save").addEventListener("click", () => {
   byId("saved").textContent = `Saved as answers-${state.rater}.json, where this browser keeps downloads.`;
 });
 byId("forget").addEventListener("click", () => {
+  if (!confirm("Delete the answers from this browser? They are lost unless they were saved.")) return;
   state = null;
   store(null);
   byId("answers").value = byId("saved").textContent = "";
-  byId("resume").hidden = true;
-  show("consent");
+  welcome();
 });
 document.addEventListener("visibilitychange", () => { if (!byId("pair").hidden) { count(); store(state); } });
 document.addEventListener("keydown", (event) => {
@@ -204,6 +215,4 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-byId("resume").hidden = !state;
-if (state) byId("resume").textContent = state.done ? "To my answers" : `Go on at pair ${state.at + 1}`;
-if (state?.done) finish();
+state?.done && order.every(complete) ? finish() : welcome();
