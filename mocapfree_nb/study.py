@@ -164,9 +164,8 @@ def read_answers(files: Mapping[str | Path, Mapping], key: Mapping) -> Answers:
 def _gaps(key: Mapping, strengths: Mapping[str, float], question: str) -> np.ndarray:
     "By how much the first motion of each pair (P,) is the stronger; controls have an obvious answer."
     known = {"static": 8.0, "noised": 8.0, "mismatched": 2.5 * (question == "match")}
-    of = key["motions"]
-    return np.array([known[row["kind"]] if row["kind"] in known else
-                     strengths[of[row["motions"][0]]] - strengths[of[row["motions"][1]]] for row in key["pairs"]])
+    two = [[strengths.get(key["motions"][name], 0.0) for name in row["motions"]] for row in key["pairs"]]
+    return np.array([known.get(row["kind"], a - b) for row, (a, b) in zip(key["pairs"], two, strict=True)])
 
 
 def simulate_answers(
