@@ -14,6 +14,7 @@ from .viewer import film_strips, page_html, player_code, player_html, player_sce
 
 __all__ = ["report_html", "players_html", "comparison_rows", "comparison_text", "comparison_html"]
 
+SHOWN = 3  # motions of each part in the page; a run keeps more
 LABELS = {"before": "before", "after": "after", "full_data": "saw the action"}
 METRICS = {  # key -> (name, which way is better, what it says)
     "verified": ("verified", "↑", "share of motions that pass a check by geometry alone; no network is asked"),
@@ -261,7 +262,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
 
     `report` is what `report.json` holds. `motions` maps "target" and "original" to dicts with `prompt` and joints
     (frames, joints, 3) under `before`, `after` and `full_data` where there are any. Everything is escaped; what is
-    missing is left out.
+    missing is left out. The first three of each are shown.
     """
     motions = motions or {}
     target, original = report.get("target", {}), report.get("original", {})
@@ -271,7 +272,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
         facts.append(f"seed {report['seed']}")
     if (seconds := _number(report.get("wall_clock_s"))) is not None:
         facts.append(f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds")
-    shown = motions.get("target", [])
+    shown = motions.get("target", [])[:SHOWN]
     body = [f"<p class=soft>{_escape(' · '.join(facts))}</p><h1>{_escape(title)}</h1>"]
     body.append(f'<p class="lead">{_escape(" ".join(sentences))}</p>')
     if shown and "after" in shown[0]:
@@ -286,7 +287,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     body.append("<h2>What was forgotten</h2>" + _forgotten(original))
     if original:
         body.append(_table(original, "Prompts for everything else"))
-    body.append(_players(motions.get("original", [])))
+    body.append(_players(motions.get("original", [])[:SHOWN]))
     charts = [_chart(name, points) for name, points in _series(report.get("curves") or []).items()]
     if charts:
         body.append(f'<h2>Training</h2><div class="charts">{"".join(charts)}</div>')
