@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'MIN_SECONDS', 'RULES', 'LEVEL', 'POWER', 'Shown', 'shake', 'Pair', 'choose_pairs', 'controls', 'Answers',
-           'read_answers', 'simulate_answers', 'exclusions', 'count_choices', 'resample', 'holm', 'preferences',
-           'bradley_terry', 'strengths', 'krippendorff_alpha', 'sign_test_power', 'answers_needed', 'raters_needed',
-           'detectable_share', 'share_of', 'analyse']
+           'read_answers', 'simulate_answers', 'exclusions', 'count_choices', 'resample', 'share_of', 'holm',
+           'preferences', 'bradley_terry', 'strengths', 'krippendorff_alpha', 'sign_test_power', 'answers_needed',
+           'raters_needed', 'detectable_share', 'analyse']
 
 # %% ../nbs/30_study.ipynb #1d641be0
 import math
@@ -203,7 +203,7 @@ MIN_SECONDS = 3.0  # median time of a pair below which nobody can have watched b
 RULES = {
     "incomplete": "left pairs unanswered",
     "too fast": f"took less than {MIN_SECONDS:g} s over half of the pairs",
-    "failed an attention check": "did not find a frozen or shaken motion the less natural one",
+    "failed an attention check": "did not call a frozen or shaken motion less natural",
     "always the same side": "answered every pair that came again turned round with the side as before",
 }
 
@@ -253,7 +253,17 @@ def _middle(values: np.ndarray) -> list[float]:
     "The middle 95% of values, along the first axis."
     return np.nanpercentile(values, [2.5, 97.5], axis=0).T.tolist()
 
-# %% ../nbs/30_study.ipynb #d0219997
+# %% ../nbs/30_study.ipynb #c20c1e85
+def share_of(chosen: np.ndarray) -> dict | None:
+    """The share of 1 among the answers -1 and 1, its Wilson interval and sign test; None where all are 0."""
+    count, decided = int((chosen > 0).sum()), int((chosen != 0).sum())
+    if not decided:
+        return None
+    test = binomtest(count, decided)
+    wilson = [float(end) for end in test.proportion_ci(method="wilson")]
+    return {"share": count / decided, "decided": decided, "wilson": wilson, "p": float(test.pvalue)}
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """P-values adjusted for their number, by Holm (1979): in rising order times n, n - 1, ..., never falling, at most 1."""
     order, adjusted, highest = np.argsort(p), np.zeros(len(p)), 0.0
@@ -265,22 +275,22 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def preferences(wins: np.ndarray, ties: np.ndarray, drawn: np.ndarray, systems: Sequence[str]) -> list[dict]:
     """One row for each question and two systems that met: counts, share of the first among decided answers, its Wilson
-    interval, its interval over raters, p of the sign test, p after Holm, design effect. Without a decided answer the
-    share is None and p is 1.
+    interval, its interval over raters (Wilson's where all answers are one, as resampling them shows no spread), p of
+    the sign test, p after Holm, design effect. Without a decided answer the share is None and p is 1.
     """
     rows = []
     for q, question in enumerate(QUESTIONS):
         for i, j in combinations(range(len(systems)), 2):
             a, b, same = (int(counts[q, :, x, y].sum()) for counts, x, y in ((wins, i, j), (wins, j, i), (ties, i, j)))
             row = {"question": question, "first": systems[i], "second": systems[j], "wins": a, "ties": same, "losses": b,
-                   "share": None, "wilson": None, "over_raters": None, "p": 1.0, "design_effect": None}
+                   "decided": 0, "share": None, "wilson": None, "over_raters": None, "p": 1.0, "design_effect": None}
             if a + b:
-                test, share = binomtest(a, a + b), a / (a + b)
+                row |= share_of(np.repeat([1, -1], [a, b]))
                 decided = drawn[:, q, i, j] + drawn[:, q, j, i]
                 shares = np.divide(drawn[:, q, i, j], decided, out=np.full(len(drawn), np.nan), where=decided > 0)
-                chance = share * (1 - share) / (a + b)
-                row |= {"share": share, "wilson": list(test.proportion_ci(method="wilson")), "over_raters": _middle(shares),
-                        "p": float(test.pvalue), "design_effect": float(np.nanvar(shares) / chance) if chance else None}
+                chance = row["share"] * (1 - row["share"]) / (a + b)
+                row["over_raters"] = _middle(shares) if chance else row["wilson"]
+                row["design_effect"] = float(np.nanvar(shares) / chance) if chance else None
             if a + b + same:
                 rows.append(row)
     return [row | {"p_holm": p} for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True)]
@@ -350,16 +360,6 @@ def detectable_share(decided: float, design_effect: float = 1.0) -> float | None
     found = shares[sign_test_power(shares, worth) >= POWER] if worth else []
     return float(found[0]) if len(found) else None
 
-# %% ../nbs/30_study.ipynb #c20c1e85
-def share_of(chosen: np.ndarray) -> dict | None:
-    """The share of 1 among the answers -1 and 1, its Wilson interval and sign test; None where all are 0."""
-    count, decided = int((chosen > 0).sum()), int((chosen != 0).sum())
-    if not decided:
-        return None
-    test = binomtest(count, decided)
-    wilson = list(test.proportion_ci(method="wilson"))
-    return {"share": count / decided, "decided": decided, "wilson": wilson, "p": float(test.pvalue)}
-
 # %% ../nbs/30_study.ipynb #883d74e1
 def analyse(files: Sequence[str | Path], key: Mapping, draws: int = 1000, seed: int = 0) -> dict:
     """Everything there is to say about the answers in `files`, as plain values.
@@ -383,9 +383,9 @@ def analyse(files: Sequence[str | Path], key: Mapping, draws: int = 1000, seed: 
     drawn = resample(wins, draws, seed)
     rows = preferences(wins, ties, drawn, systems)
     for row in rows:
-        decided, effect = row["wins"] + row["losses"], row["design_effect"] or 1.0
-        row["detectable"] = detectable_share(decided, effect)
-        row["raters_for_60"] = raters_needed(0.6, decided / len(counted.raters), effect)
+        effect = row["design_effect"] or 1.0
+        row["detectable"] = detectable_share(row["decided"], effect)
+        row["raters_for_60"] = raters_needed(0.6, row["decided"] / len(counted.raters), effect)
     turn = np.array([1 if row["motions"] == sorted(row["motions"]) else -1 for row in key["pairs"]])
     alpha = [krippendorff_alpha((said * turn)[:, kinds == "compare"]) for said in counted.choice]
     return {

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from .files import write_atomically, write_json
 from .study import QUESTIONS, RULES
+from .viewer import _Strip
 
 __all__ = ["study_table", "study_text", "study_figure", "save_results"]
 
@@ -31,8 +32,9 @@ def study_table(results: Mapping) -> str:
     for row in results["preferences"]:
         ends = [f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "–" for ends in (row["wilson"], row["over_raters"])]
         names = f"{row['first']} : {row['second']}".replace("|", "\\|")
+        least = f"{100 * row['detectable']:.0f}%" if row["detectable"] else "–"
         cells = (row["question"], names, f"{row['wins']} / {row['ties']} / {row['losses']}", _percent(row["share"]), *ends,
-                 _p(row["p_holm"]).removeprefix("p = ").removeprefix("p "), _percent(row["detectable"]))
+                 _p(row["p_holm"]).removeprefix("p = ").removeprefix("p "), least)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -44,9 +46,8 @@ def _preferred(row: Mapping) -> str:
         return f"nobody preferred {names[0]} or {names[1]} ({row['ties']} ties)"
     if share < 0.5:
         names, share, ends = names[::-1], 1 - share, [1 - end for end in ends[::-1]]
-    decided = row["wins"] + row["losses"]
     return (
-        f"{names[0]} was preferred to {names[1]} in {_percent(share, ends)} of {decided} answers ({_p(row['p_holm'])}; "
+        f"{names[0]} was preferred to {names[1]} in {_percent(share, ends)} of {row['decided']} answers ({_p(row['p_holm'])}; "
         f"{row['ties']} ties)"
     )
 
@@ -54,7 +55,7 @@ def _preferred(row: Mapping) -> str:
 def study_text(results: Mapping) -> str:
     """The study in words, ready for a paper."""
     removed = Counter(results["excluded"].values())
-    why = "; ".join(f"{number} {RULES[rule]}" for rule, number in removed.items())
+    why = "; ".join(f"{number} who {RULES[rule]}" for rule, number in removed.items())
     lines = [
         f"{results['raters']} people took part; {sum(removed.values())} were excluded by rules fixed beforehand"
         f"{f' ({why})' * bool(why)}, which leaves {results['counted']}. Each compared {results['pairs']} pairs of motions made "
@@ -87,7 +88,7 @@ def study_text(results: Mapping) -> str:
 def study_figure(results: Mapping) -> Figure:
     """Left the shares of each two systems, right the Bradley-Terry strengths, with 95% intervals over raters."""
     pairs = list(dict.fromkeys((row["first"], row["second"]) for row in results["preferences"]))
-    figure = Figure(figsize=(9, 1.4 + 0.45 * max(len(pairs), len(results["systems"]))), layout="constrained")
+    figure = _Strip(figsize=(9, 1.4 + 0.45 * max(len(pairs), len(results["systems"]))), layout="constrained")
     shares, scale = figure.subplots(1, 2)
     for q, (name, question) in enumerate(QUESTIONS.items()):
         style = {"fmt": "os"[q], "color": ("#0072B2", "#D55E00")[q], "capsize": 3, "label": question}

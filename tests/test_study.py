@@ -416,6 +416,14 @@ def test_raters_who_differ_widen_the_interval_and_sides_are_heard(tmp_path, made
     assert alike["left"]["p"] > 0.01 and leaning["left"]["p"] < 1e-6 and leaning["left"]["share"] > 0.6
 
 
+def test_where_all_agree_the_interval_is_not_a_point():
+    "Resampling ten answers that are all alike would say [1, 1]; Wilson's interval for 10 of 10 is [.722, 1]."
+    wins = np.zeros((2, 5, 2, 2))
+    wins[0, :, 0, 1] = 2
+    row = study.preferences(wins, 0 * wins, study.resample(wins, 50), ["a", "b"])[0]
+    assert row["over_raters"] == pytest.approx([0.7225, 1], abs=1e-4) and row["share"] == 1 and row["design_effect"] is None
+
+
 def test_captions_are_read_or_not(tmp_path, made):
     _, key = made
     results = analyse(write_answers(tmp_path, simulate_answers(key, strengths(zebra=1, okapi=0, impala=0), 40)), key, draws=50)
