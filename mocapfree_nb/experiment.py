@@ -385,8 +385,8 @@ def gap_closed(values: Mapping) -> float | None:
     return None if full <= before else (after - before) / (full - before)
 
 
-def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 3) -> dict[str, list[dict]]:
-    """A few motions to look at: the first repetition of the first questions (not the best ones)."""
+def pick_motions(task: Task, looks: Mapping[str, dict], count: int = 12) -> dict[str, list[dict]]:
+    """Some motions to look at, enough for a user study: the first repetition of the first questions (not the best ones)."""
     return {
         part: [
             {"prompt": evaluation_prompts.prompts[i]}

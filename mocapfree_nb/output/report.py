@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 COLUMNS = ("before", "after", "full_data")
+SHOWN = 3  # motions of each part in the page; a run keeps more
 METRICS = {  # key -> (name, which way is better, what it says)
     "verified": ("verified", "↑", "share of motions that pass a check by geometry alone; no network is asked"),
     "r_precision": (
@@ -294,7 +295,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
 
     `report` is what `report.json` holds. `motions` maps "target" and "original" to dicts with `prompt` and joints
     (frames, joints, 3) under `before`, `after` and `full_data` where there are any. Everything is escaped; what is
-    missing is left out.
+    missing is left out. The first three of each are shown.
     """
     motions, names = motions or {}, column_names(report)
     target, original = report.get("target", {}), report.get("original", {})
@@ -304,7 +305,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
         facts.append(f"seed {report['seed']}")
     if (seconds := _number(report.get("wall_clock_s"))) is not None:
         facts.append(f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds")
-    shown = motions.get("target", [])
+    shown = motions.get("target", [])[:SHOWN]
     body = [f"<p class=soft>{_escape(' · '.join(facts))}</p><h1>{_escape(title)}</h1>"]
     body.append(f'<p class="lead">{_escape(" ".join(sentences))}</p>')
     if shown and "after" in shown[0]:
@@ -321,7 +322,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     body.append("<h2>What was forgotten</h2>" + _forgotten(original))
     if original:
         body.append(_table(original, "Prompts for everything else", names))
-    body.append(_players(motions.get("original", []), names))
+    body.append(_players(motions.get("original", [])[:SHOWN], names))
     charts = [_chart(name, points) for name, points in _series(report.get("curves") or []).items()]
     if charts:
         body.append(f'<h2>Training</h2><div class="charts">{"".join(charts)}</div>')
