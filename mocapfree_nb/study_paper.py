@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .files import write_atomically, write_json
 from .study import QUESTIONS, RULES
-from .viewer import _Strip
+from .viewer import _strip_class
 
 __all__ = ["study_table", "study_text", "study_figure", "save_results"]
 
