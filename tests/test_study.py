@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize
 from typer.testing import CliRunner
 
-from mocapfree_nb import cli, study, text
+from mocapfree_nb import cli, player, study, text
 from mocapfree_nb.files import UserError, write_json
 from mocapfree_nb.output.export import save_motions
 from mocapfree_nb.procedural import generate_clips
@@ -77,7 +77,7 @@ def test_controls_are_what_the_key_says(made):
     assert {kind: len(found) for kind, found in rows.items()} == {"static": 1, "noised": 1, "mismatched": 2, "turned": 2}
 
     def clip(name):
-        return text._unpack(page["motions"][name], 22)[0]
+        return player.unpack_joints(page["motions"][name], 22)[0]
 
     sound, frozen = map(clip, rows["static"][0]["motions"])
     assert np.ptp(frozen, axis=0).max() == 0 and np.ptp(sound, axis=0).max() > 0.1
@@ -148,7 +148,7 @@ def test_motions_are_packed_to_two_millimetres(run, made):
     shown = {motion.joints.tobytes(): motion for motion in read_runs([run])[0]}
     clips = [m.joints - m.joints[0, 0] * [1, 0, 1] for m in shown.values()]
     name = next(row["motions"][0] for row in key["pairs"] if row["kind"] == "compare")
-    back = text._unpack(page["motions"][name], 22)[0]
+    back = player.unpack_joints(page["motions"][name], 22)[0]
     back = back - back[0, 0] * [1, 0, 1]
     fits = [np.abs(back - clip - (back - clip).mean((0, 1)) * [0, 1, 0]).max() for clip in clips if clip.shape == back.shape]
     assert min(fits) < 0.0026
@@ -163,7 +163,7 @@ def test_another_skeleton_will_do(tmp_path):
     assert len(page["scene"]["parents"]) == KIT_ML.num_joints
     assert page["scene"]["fps"] == KIT_ML.fps
     kinds = {row["kind"]: row["motions"] for row in key["pairs"]}
-    sound, shaken = (text._unpack(page["motions"][name], 21)[0] for name in kinds["noised"])
+    sound, shaken = (player.unpack_joints(page["motions"][name], 21)[0] for name in kinds["noised"])
     assert 0.03 < (np.diff(shaken - sound, axis=0) / np.sqrt(2)).std() < 0.07  # 5 cm, though the unit is mm
 
 
