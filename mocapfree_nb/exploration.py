@@ -143,6 +143,8 @@ def explore(
     recombine, or the reward ranks everything alike.
     """
     config, generator = config or ExploreConfig(), generator or torch.Generator().manual_seed(0)
+    if len({caption for caption, _ in known}) < 2:
+        raise UserError(f"nothing to recombine: {len(known)} known captions, all the same; give captions of several actions")
     order = torch.randperm(len(prompts), generator=generator).tolist()
     asked = [prompts[i] for i in order[: config.prompts]]
     pool = build_pool(policy, reward, asked, known, config, generator)

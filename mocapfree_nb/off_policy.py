@@ -138,7 +138,7 @@ def learn(
         (towards + config.distillation * stays).backward()
         nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         optimizer.step()
-        losses.append((float(towards), float(stays)))
+        losses.append((towards.item(), stays.item()))
         if on_step:
             on_step(step, *losses[-1])
     return losses

@@ -48,8 +48,11 @@ def rebuild(joints: Tensor, lengths: Tensor, skeleton: Skeleton = HUMANML3D) -> 
     """
     lengths = torch.as_tensor(lengths, device=joints.device)
     rows = torch.arange(len(joints), device=joints.device)
+    lowest = joints[..., 1].amin(-1).masked_fill(~length_mask(lengths, joints.shape[1]), torch.inf).amin(1)
+    following = 2 * joints[rows, lengths - 1] - joints[rows, lengths - 2]
+    following[..., 1] += (lowest - following[..., 1].amin(-1)).clamp_min(0)[:, None]  # the floor stays where it was
     joints = torch.cat([joints, joints[:, -1:]], dim=1)
-    joints[rows, lengths] = 2 * joints[rows, lengths - 1] - joints[rows, lengths - 2]
+    joints[rows, lengths] = following
     return joints_to_features(joints, skeleton, sign_continuity=True, lengths=lengths + 1)
 
 
