@@ -145,7 +145,7 @@ def _parts_of(kind: Tensor, pool: Tensor, mirrored: Tensor, size: int) -> Tensor
     )
     return choices[kind, torch.arange(len(kind), device=kind.device)]
 
-
+# %% ../nbs/30_recombination.ipynb #53452bf9
 def draw_recipes(
     prompts: int,
     per_prompt: int,
