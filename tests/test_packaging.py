@@ -21,8 +21,8 @@ NOTEBOOKS = sorted([*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "tutorials
 # Each module imports only from modules to its left. report stands on the viewer, bench and cli on everything.
 ORDER = (
     "files skeleton features procedural guards convert capture datasets corpus text viewer report schedule solvers "
-    "denoiser policy pretrain latent unet mdm retrieval judges ddpo metrics validity recombination exploration off_policy checkpoints protocol verify export body "
-    "experiment recipes bench cli".split()
+    "denoiser policy pretrain latent unet mdm retrieval judges ddpo metrics validity recombination exploration off_policy "
+    "checkpoints protocol verify export body experiment recipes bench cli".split()
 )
 
 
