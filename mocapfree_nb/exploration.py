@@ -34,7 +34,7 @@ def near_captions(prompts: Sequence[str], known: Known, text_encoder: Callable, 
 class ExploreConfig:
     """Settings of one search; `learn_from` has those of learning."""
 
-    prompts: int = 160  # drawn for a search
+    prompts: int = 96  # drawn for a search
     pool: int = 10  # motions of the policy for each prompt: one for itself, the others for near captions
     near: int = 16  # captions near a prompt that may be drawn
     proposals: int = 96  # recombinations for each prompt

@@ -99,7 +99,7 @@ class LearnConfig:
     gradient_clip: float = 1.0
     lora_rank: int = 32
     lora_alpha: float = 64.0
-    distillation: float = 3.0  # weight of what must stay
+    distillation: float = 6.0  # weight of what must stay
     seed: int = 0
 
 
