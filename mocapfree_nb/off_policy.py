@@ -93,7 +93,8 @@ class LearnConfig:
 
     rounds: int = 3
     steps: int = 400  # of the optimiser, each round
-    batch_size: int = 24
+    batch_size: int = 24  # motions chosen, a step
+    retained_batch: int = 24  # states of the base policy, a step
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
@@ -133,7 +134,7 @@ def learn(
         x_t = posterior_states(policy, clean, at, generator)
         predicted, _ = policy.predict(x_t, policy.timesteps[at].to(device), text[rows], lengths[rows])
         towards = (weights[rows] * motion_errors(policy, predicted, clean, lengths[rows])).mean()
-        stays = distillation_loss(policy, base, config.batch_size, generator)
+        stays = distillation_loss(policy, base, config.retained_batch, generator)
         optimizer.zero_grad(set_to_none=True)
         (towards + config.distillation * stays).backward()
         nn.utils.clip_grad_norm_(parameters, config.gradient_clip)

@@ -13,6 +13,7 @@ from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.exploration import ExploreConfig, choose, explore, near_captions, unserved
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, mirror
 from mocapfree_nb.files import UserError
+from mocapfree_nb.latent import LatentDenoiser
 from mocapfree_nb.off_policy import LearnConfig, Selection, explore_and_learn, hold_out
 from mocapfree_nb.policy import DiffusionPolicy, ddim_distribution
 from mocapfree_nb.procedural import generate_clips
@@ -27,6 +28,7 @@ from mocapfree_nb.recombination import (
 )
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_from_6d
 from mocapfree_nb.text import TextEmbedding
+from mocapfree_nb.unet import MotionUNet
 from mocapfree_nb.validity import body_validity, bone_lengths, on_rigid_bones, rebuild, rigid, rigid_joints
 
 SKELETONS = pytest.mark.parametrize("skeleton", [HUMANML3D, KIT_ML], ids=lambda skeleton: skeleton.name)
@@ -432,6 +434,24 @@ def test_the_same_seed_gives_the_same_run(policy):
         results.append({name: value.clone() for name, value in policy.denoiser.state_dict().items()})
     assert all(torch.equal(results[0][name], results[1][name]) for name in state)
     assert any(not torch.equal(results[0][name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("kind", ["unet", "latent"])
+def test_other_architectures_learn_too_and_an_autoencoder_stays_as_it_is(kind):
+    torch.manual_seed(0)
+    if kind == "unet":
+        denoiser = MotionUNet(channels=(8, 8, 8), text_latent=8, text_width=26)
+        for parameter in denoiser.parameters():  # it begins by saying nothing at all
+            torch.nn.init.normal_(parameter, std=0.1)
+    else:
+        denoiser = LatentDenoiser(width=16, layers=1, heads=2, feedforward=16, vae_layers=1, text_width=26)
+    policy = DiffusionPolicy(denoiser, Words(), steps=3)
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    config = LearnConfig(rounds=1, steps=2, batch_size=2, lora_rank=2)
+    rounds = explore_and_learn(policy, lower_wrist, ["up"], SHORT, SHORT, config, LITTLE, progress=False)
+    assert len(rounds) == 1 and all(math.isfinite(value) for pair in rounds[0].losses for value in pair)
+    changed = {name for name, value in denoiser.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not any(name.startswith("vae.") for name in changed)
 
 
 def test_a_failing_reward_leaves_the_network_whole(policy):
