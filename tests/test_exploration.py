@@ -16,7 +16,7 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.off_policy import LearnConfig, Selection, explore_and_learn, hold_out
-from mocapfree_nb.policy import DiffusionPolicy, ddim_distribution
+from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.recombination import (
     KINDS,
@@ -28,6 +28,7 @@ from mocapfree_nb.recombination import (
     take_apart,
 )
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_from_6d
+from mocapfree_nb.solvers import ddim_distribution
 from mocapfree_nb.text import TextEmbedding
 from mocapfree_nb.validity import body_validity, bone_lengths, on_rigid_bones, rebuild, rigid, rigid_joints
 

@@ -105,7 +105,7 @@ def test_the_latent_network_equals_the_reference(published):
 @torch.no_grad()
 def test_the_whole_pipeline_equals_the_reference(published):
     "DDIM without noise, guided, in latent space; then decoded. The reference ends at alpha-bar of timestep 0, not 1."
-    from mocapfree_nb.policy import ddim_distribution
+    from mocapfree_nb.solvers import ddim_distribution
 
     kept = array("pipeline/alphas_cumprod").double()
     torch.testing.assert_close(kept, published.noise_schedule.alphas_cumprod, atol=1e-6, rtol=3e-5)
