@@ -17,6 +17,7 @@ import typer
 
 import mocapfree_nb
 from mocapfree_nb.files import UserError, printable
+from mocapfree_nb import cli_study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +30,7 @@ app = typer.Typer(
     Then try your own: `mocapfree adapt --prompt "a person salutes with the right hand" --name salute`.
     """,
 )
+app.add_typer(cli_study.app, name="study")
 
 def _say(text: object, file=None) -> None:
     """Print lines: all that this program prints goes through here, so that no name or caption controls a terminal."""

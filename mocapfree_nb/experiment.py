@@ -89,8 +89,8 @@ def gap_closed(values: Mapping) -> float | None:
     return None if full <= before else (after - before) / (full - before)
 
 
-def pick_motions(task: Task, rows: Mapping[str, dict], count: int = 3) -> dict[str, list[dict]]:
-    """A few motions to look at: the first repetition of the first prompts (not the best ones)."""
+def pick_motions(task: Task, rows: Mapping[str, dict], count: int = 12) -> dict[str, list[dict]]:
+    """Some motions to look at, enough for a user study: the first repetition of the first prompts (not the best ones)."""
     made = {part: {name: row["joints"][part] for name, row in rows.items() if part in row["joints"]} for part in PARTS}
     return {
         part: [

@@ -167,10 +167,12 @@ _PAGE_STYLE = (":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-
                "padding:1rem;background:Canvas;color:CanvasText}")
 
 
-def player_code() -> str:
-    """Style and script that start every waiting player of a page: needed once, after the last of them."""
-    start = "document.querySelectorAll('.mocapfree-player[data-waiting]').forEach(fill);"
-    script = SCRIPT.replace("export default { render };", start)
+def player_code(program: str = "document.querySelectorAll('.mocapfree-player[data-waiting]').forEach(fill);") -> str:
+    """Style and script of a page with players: needed once, after the last of them.
+
+    `program` is JavaScript that may use `Player`; by itself it starts every waiting player.
+    """
+    script = SCRIPT.replace("export default { render };", program)
     script = re.sub(r"^\s*//.*\n|^\s+", "", script, flags=re.M)         # a quarter of it is indentation and comments
     return f"<style>{STYLE}</style><script>(() => {{\n{script}}})();</script>"
 

@@ -58,6 +58,11 @@ def motions() -> dict:
     return {part: [{"prompt": f"{part} prompt", "before": JOINTS, "after": JOINTS}] for part in ("target", "original")}
 
 
+def test_the_page_shows_three_of_each_however_many_were_kept():
+    kept = {part: rows * 5 for part, rows in motions().items()}
+    assert report_html(values(), kept).count("data-waiting=") == 6
+
+
 def test_the_sentences_and_tables_say_what_the_numbers_say():
     text = Page(report_html(values(), motions())).text
     assert "raise-both-arms: learnt from text alone" in text

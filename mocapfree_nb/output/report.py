@@ -27,6 +27,8 @@ from mocapfree_nb.viewer import film_strips
 
 __all__ = ["report_html"]
 
+SHOWN = 3  # motions of each part in the page; a run keeps more
+
 
 def _cell(key: str, value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -252,7 +254,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
 
     `report` is what `report.json` holds. `motions` maps "target" and "original" to dicts with `prompt` and joints
     (frames, joints, 3) under `before`, `after` and `full_data` where there are any. Everything is escaped; what is
-    missing is left out.
+    missing is left out. The first three of each are shown.
     """
     motions, names = motions or {}, column_names(report)
     target, original = report.get("target", {}), report.get("original", {})
@@ -262,7 +264,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
         facts.append(f"seed {report['seed']}")
     if (seconds := as_number(report.get("wall_clock_s"))) is not None:
         facts.append(f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds")
-    shown = motions.get("target", [])
+    shown = motions.get("target", [])[:SHOWN]
     body = [f"<p class=soft>{escape(' · '.join(facts))}</p><h1>{escape(title)}</h1>"]
     body.append(f'<p class="lead">{escape(" ".join(sentences))}</p>')
     if shown and "after" in shown[0]:
@@ -280,7 +282,7 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     body.append("<h2>What was forgotten</h2>" + _forgotten(original))
     if original:
         body.append(_table(original, "Prompts for everything else", names))
-    body.append(_players(motions.get("original", []), names))
+    body.append(_players(motions.get("original", [])[:SHOWN], names))
     charts = [_chart(name, points) for name, points in _series(report.get("curves") or []).items()]
     if charts:
         body.append(f'<h2>Training</h2><div class="charts">{"".join(charts)}</div>')
