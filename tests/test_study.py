@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize
 from typer.testing import CliRunner
 
-from mocapfree_nb import cli, player, study, text
+from mocapfree_nb import cli, player, study
 from mocapfree_nb.files import UserError, write_json
 from mocapfree_nb.output.export import save_motions
 from mocapfree_nb.procedural import generate_clips
