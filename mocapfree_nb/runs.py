@@ -8,7 +8,8 @@ from pathlib import Path
 
 import mocapfree_nb
 from mocapfree_nb.evaluation import Scorers
-from mocapfree_nb.files import UserError, read_json, remove_leftovers, write_json
+from mocapfree_nb.files import UserError, remove_leftovers, write_json
+from mocapfree_nb.reading import read_json
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.pretrain import content_hash, corpus_hash, network_hash
 from mocapfree_nb.tasks import Task

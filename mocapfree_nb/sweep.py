@@ -9,7 +9,8 @@ from pathlib import Path
 from mocapfree_nb.corpus import Corpus, load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.experiment import adapt
-from mocapfree_nb.files import UserError, read_json, write_atomically, write_json
+from mocapfree_nb.files import UserError, write_atomically, write_json
+from mocapfree_nb.reading import read_json
 from mocapfree_nb.output.comparison import summary
 
 __all__ = ["ABLATIONS", "choose_variants", "sweep", "sweep_table", "sweep_figure"]

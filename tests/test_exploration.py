@@ -13,7 +13,7 @@ from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.exploration import ExploreConfig, choose, explore, near_captions, unserved
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, mirror
 from mocapfree_nb.files import UserError
-from mocapfree_nb.latent import LatentDenoiser
+from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.off_policy import LearnConfig, Selection, explore_and_learn, hold_out
 from mocapfree_nb.policy import DiffusionPolicy, ddim_distribution
 from mocapfree_nb.procedural import generate_clips
@@ -28,7 +28,7 @@ from mocapfree_nb.recombination import (
 )
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_from_6d
 from mocapfree_nb.text import TextEmbedding
-from mocapfree_nb.unet import MotionUNet
+from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.validity import body_validity, bone_lengths, on_rigid_bones, rebuild, rigid, rigid_joints
 
 SKELETONS = pytest.mark.parametrize("skeleton", [HUMANML3D, KIT_ML], ids=lambda skeleton: skeleton.name)

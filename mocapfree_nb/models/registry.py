@@ -10,7 +10,8 @@ from mocapfree_nb import files
 from mocapfree_nb.corpus import Corpus
 from mocapfree_nb.denoiser import Denoiser
 from mocapfree_nb.evaluation import Checks, Scorers
-from mocapfree_nb.files import UserError, read_json
+from mocapfree_nb.files import UserError
+from mocapfree_nb.reading import read_json
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.rewards import RetrievalReward
 from mocapfree_nb.skeleton import skeleton_of

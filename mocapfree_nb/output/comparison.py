@@ -4,7 +4,8 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from mocapfree_nb.files import UserError, printable, read_json
+from mocapfree_nb.files import UserError, printable
+from mocapfree_nb.reading import read_json
 from mocapfree_nb.output.page import COLUMNS, METRICS, RANGES, STYLE, as_number, as_percent, column_names, escape, held_out
 from mocapfree_nb.player import page_html
 from mocapfree_nb.validity import validity_words
