@@ -290,8 +290,9 @@ def test_what_is_refused_is_not_learnt(batch, monkeypatch):
 
 
 def test_training_without_an_action_composes_none(batch):
-    from mocapfree_nb.experiment import LEFT_OUT, _shows
     from mocapfree_nb.features import features_to_joints
+    from mocapfree_nb.models.shipped import _shows
+    from mocapfree_nb.tasks import LEFT_OUT
     from mocapfree_nb.verify import verify
 
     shows = _shows(LEFT_OUT, None)(batch.motion, batch.lengths)

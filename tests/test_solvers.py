@@ -302,7 +302,7 @@ def test_one_number_will_do_for_the_deviation(registered):
 
 
 def test_a_saved_denoiser_comes_back_as_what_it_was(tmp_path):
-    from mocapfree_nb.experiment import load_denoiser
+    from mocapfree_nb.models.registry import load_denoiser
     from mocapfree_nb.retrieval import RetrievalModel
 
     for name, kind in ARCHITECTURES.items():
