@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'r_precision', 'matching_distance', 'diversity', 'multimodality', 'retrieval_ranks',
-           'retrieval_recall', 'foot_skate', 'mean_and_interval', 'replicate']
+           'retrieval_recall', 'mean_and_interval', 'replicate']
 
 # %% ../nbs/6_judging/19_metrics.ipynb #0668da22
 import math
@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .features import length_mask
-from .skeleton import HUMANML3D, Skeleton
 
 # %% ../nbs/6_judging/19_metrics.ipynb #f01b14b3
 def _double(values: Tensor) -> Tensor:
@@ -176,33 +174,6 @@ def retrieval_recall(
             result[f"{direction}/R{k:02d}"] = 100 * (ranks < k).double().mean().item()
         result[f"{direction}/MedR"] = ranks.quantile(0.5).item() + 1
     return result
-
-# %% ../nbs/6_judging/19_metrics.ipynb #6666f074
-def foot_skate(
-    joints: Tensor,  # (B, T, J, 3) or (T, J, 3), y up
-    lengths: Tensor | None = None,  # (B,)
-    skeleton: Skeleton = HUMANML3D,
-    height: float = 0.05,  # metres above the floor
-    speed: float = 0.5,  # metres a second over the ground
-    metre: float = 1.0,  # how long a metre is in the skeleton's unit
-) -> Tensor:
-    """Share of each clip's frames in which a toe slides though it is on the floor: (B,) in [0, 1].
-
-    Raises `ValueError` for joints of another skeleton.
-    """
-    joints = torch.as_tensor(joints)
-    joints = joints[None] if joints.ndim == 3 else joints
-    if joints.ndim != 4 or joints.shape[2:] != (skeleton.num_joints, 3):
-        raise ValueError(f"joints should be (B, T, {skeleton.num_joints}, 3), got {tuple(joints.shape)}")
-    lengths = torch.full((len(joints),), joints.shape[1]) if lengths is None else torch.as_tensor(lengths)
-    real = length_mask(lengths.to(joints.device), joints.shape[1])[..., None]
-    toes = joints[:, :, [skeleton.feet_left[-1], skeleton.feet_right[-1]]]
-    above = toes[..., 1]
-    floor = above.masked_fill(~real, math.inf).amin((1, 2), keepdim=True)
-    low = above - floor < height * metre
-    moved = (toes[:, 1:] - toes[:, :-1])[..., [0, 2]].norm(dim=-1) * skeleton.fps
-    skates = low[:, 1:] & low[:, :-1] & (moved > speed * metre) & real[:, 1:]
-    return skates.any(-1).sum(1) / (lengths.to(joints.device) - 1).clamp_min(1)
 
 # %% ../nbs/6_judging/19_metrics.ipynb #b2a41f44
 def mean_and_interval(values: Sequence) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import cli, ddpo, experiment, files, metrics
+from mocapfree_nb import cli, ddpo, experiment, files, validity
 from mocapfree_nb.corpus import Clip, Corpus, collate, load_corpus, statistics
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
@@ -448,8 +448,8 @@ def test_feet_of_kit_ml_are_measured_in_millimetres(kit):
     corpus, _ = kit
     joints = features_to_joints(torch.as_tensor(corpus[0].features), KIT_ML)[None]
     lengths = torch.tensor([joints.shape[1]])
-    in_metres = metrics.foot_skate(joints / 1000, lengths, KIT_ML)
-    assert metrics.foot_skate(joints, lengths, KIT_ML, metre=experiment._metre(KIT_ML)) == in_metres > 0
+    in_metres = validity.foot_skate(joints / 1000, lengths, KIT_ML)
+    assert validity.foot_skate(joints, lengths, KIT_ML, metre=experiment._metre(KIT_ML)) == in_metres > 0
 
 
 def test_networks_of_two_skeletons_are_named(kit):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mocapfree_nb.files import UserError
-from mocapfree_nb.metrics import foot_skate
 from mocapfree_nb.procedural import (
     ACTIONS,
     COMPOSED,
@@ -18,6 +17,7 @@ from mocapfree_nb.procedural import (
 )
 from mocapfree_nb.skeleton import HUMANML3D
 from mocapfree_nb.synthetic.captions import conjugate, gerund, third_person
+from mocapfree_nb.validity import foot_skate
 
 PARENTS = np.array(HUMANML3D.parents)
 LENGTHS = np.linalg.norm(HUMANML3D.offsets, axis=1)
