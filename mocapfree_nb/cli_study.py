@@ -49,7 +49,7 @@ def analyse(
 
     mocapfree study analyse answers/*.json --key study-key.json
     """
-    from mocapfree_nb.files import read_json
+    from mocapfree_nb.reading import read_json
     from mocapfree_nb.study import analyse as examine
     from mocapfree_nb.study_paper import save_results, study_table, study_text
 

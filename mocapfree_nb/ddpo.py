@@ -28,7 +28,8 @@ from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 from . import __version__
-from .files import UserError, save_state, write_atomically
+from .files import UserError, write_atomically
+from .reading import save_state
 from .policy import DiffusionPolicy, Trajectory, draw_noise, draw_seeds
 from mocapfree_nb.pretrain import (
     borrowed_generators,

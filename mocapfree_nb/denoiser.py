@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .features import length_mask
-from .files import PretrainedModel, UserError
+from .files import UserError
+from .networks import PretrainedModel
 from .features import check_width
 from .schedule import NoiseSchedule, velocity, x0_from_velocity
 from .text import TextEmbedding

@@ -34,7 +34,8 @@ from .corpus import Clip, Corpus, load_corpus, more_training_clips
 from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
 from .denoiser import Denoiser, MotionDenoiser
 from .features import features_to_joints
-from .files import WEIGHTS, UserError, printable, read_json, remove_leftovers, write_atomically, write_json
+from .files import WEIGHTS, UserError, printable, remove_leftovers, write_atomically, write_json
+from .reading import read_json
 from .published.encoders import TMR, GuoEvaluator
 from .models.latent import LatentDenoiser, pretrain_latent
 from .models.mdm import MDM

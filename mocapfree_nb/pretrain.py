@@ -29,8 +29,9 @@ from tqdm.auto import tqdm
 from .corpus import Clip, Corpus, collate
 from .denoiser import Denoiser
 from .features import length_mask
-from . import files
-from .files import UserError, save_state
+from . import reading
+from .files import UserError
+from .reading import save_state
 from .schedule import NoiseSchedule
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 
@@ -316,7 +317,7 @@ def corpus_hash(corpus: Iterable[Clip]) -> str:
 def load_state(path: str | Path) -> dict:
     """What `save_state` wrote, on the CPU. Raises `UserError` if it cannot be read."""
     try:
-        return files.load_state(path)
+        return reading.load_state(path)
     except UserError as error:
         raise UserError(f"cannot resume: {error}; move it away to start anew") from error
 

@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 
 from .corpus import Corpus
 from .features import length_mask
-from .files import PretrainedModel, UserError
+from .files import UserError
+from .networks import PretrainedModel
 from .features import check_width
 from .text import TextEmbedding, TextEncoder, default_text_encoder
 

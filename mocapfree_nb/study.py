@@ -21,7 +21,8 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import binom, binomtest
 
-from .files import UserError, read_json
+from .files import UserError
+from .reading import read_json
 
 # %% ../nbs/6_judging/22_user_study.ipynb #9ca25f63
 QUESTIONS = {"natural": "Which one moves more like a person?", "match": "Which one does what the sentence says?"}

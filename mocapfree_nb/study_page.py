@@ -11,7 +11,8 @@ from string import Template
 import numpy as np
 
 from mocapfree_nb.output.export import load_takes
-from .files import UserError, read_json, write_atomically, write_json
+from mocapfree_nb.files import UserError, write_atomically, write_json
+from mocapfree_nb.reading import read_json
 from .skeleton import Skeleton
 from .study import QUESTIONS, Shown, choose_pairs, controls
 from mocapfree_nb.experiment import _metre

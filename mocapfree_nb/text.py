@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from .files import cache_folder
-from .files import UserError, check_finite, is_folder, printable, read_json
+from .files import UserError, is_folder, printable
+from .reading import check_finite, read_json
 
 # %% ../nbs/2_data/06_text.ipynb #a12f35bb
 MODEL_NAME = "all-MiniLM-L6-v2"

@@ -338,7 +338,7 @@ def make_readers() -> dict[str, Reader]:
     from test_capture import amass, body_model, bvh
     from test_report import values as report_values
 
-    from mocapfree_nb import bench, cli, files, text
+    from mocapfree_nb import bench, cli, files, reading, text
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.data import capture
     from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
@@ -437,10 +437,10 @@ def make_readers() -> dict[str, Reader]:
     readers["motion of BVH"] = Reader(lambda: takes_of(export, "bvh/c.bvh"), ("bvh/c.bvh",))
     readers["page"] = Reader(lambda: command(cli, "view", "run", "--out", "page.html"), ("run/motions.npz",))
     readers["export"] = Reader(lambda: command(cli, "export", "other/joints.npy", "--out", "a.bvh"), ("other/joints.npy",))
-    files.save_state("other/state.pt", {"step": 1, "weights": {"a": torch.zeros(3), "b": [torch.ones(2)]}, "log": "[]"})
-    readers["state"] = Reader(lambda: files.load_state("other/state.pt"), ("other/state.pt",))
+    reading.save_state("other/state.pt", {"step": 1, "weights": {"a": torch.zeros(3), "b": [torch.ones(2)]}, "log": "[]"})
+    readers["state"] = Reader(lambda: reading.load_state("other/state.pt"), ("other/state.pt",))
     files.write_json("other/settings.json", {"seed": 0, "rate": 0.1, "names": ["a"], "inner": {"a": {"b": [1, 2.5]}}})
-    readers["JSON"] = Reader(lambda: files.read_json("other/settings.json"), ("other/settings.json",))
+    readers["JSON"] = Reader(lambda: reading.read_json("other/settings.json"), ("other/settings.json",))
     Path("run/report.json").write_text(json.dumps(report_values()))
     readers["report"] = Reader(lambda: command(cli, "compare", "run", "--out", "table.html"), ("run/report.json",))
 
@@ -461,7 +461,7 @@ def make_readers() -> dict[str, Reader]:
     Path("other/prompts.txt").write_text("a person waves\na person walks\n")
     encoder = text.TextEncoder(cache=False)
     readers["captions"] = Reader(
-        lambda: encoder(files.read_text("other/prompts.txt").split("\n")[:2]).tokens, ("other/prompts.txt",)
+        lambda: encoder(reading.read_text("other/prompts.txt").split("\n")[:2]).tokens, ("other/prompts.txt",)
     )
     return readers
 

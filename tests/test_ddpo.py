@@ -11,9 +11,10 @@ import torch
 from mocapfree_nb import ddpo
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, PromptTracker
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
-from mocapfree_nb.files import UserError, save_state
+from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.pretrain import load_state
+from mocapfree_nb.reading import save_state
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "ddpo.npz", allow_pickle=False)
 

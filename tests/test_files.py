@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mocapfree_nb import files
+from mocapfree_nb import files, reading
 from mocapfree_nb.denoiser import MotionDenoiser
-from mocapfree_nb.files import UserError, load_array, read_json, save_state, write_atomically
+from mocapfree_nb.files import UserError, write_atomically
+from mocapfree_nb.reading import load_array, read_json, save_state
 from mocapfree_nb.retrieval import RetrievalModel
 
 SIZE = {"width": 32, "layers": 1, "heads": 2, "feedforward": 32}
@@ -65,7 +66,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch):
     model = MotionDenoiser(**SIZE)
     model.save_pretrained(tmp_path)
 
-    monkeypatch.setattr("mocapfree_nb.files.save_file", full_disk)
+    monkeypatch.setattr("mocapfree_nb.networks.save_file", full_disk)
     with pytest.raises(UserError, match="No space left.*untouched"):
         MotionDenoiser(**SIZE).save_pretrained(tmp_path)
     again = MotionDenoiser.from_folder(tmp_path)
@@ -111,7 +112,8 @@ def pipe(tmp_path):
     return tmp_path / "pipe"
 
 
-READERS = [files.read_text, files.read_json, files.load_array, files.read_arrays, files.read_tensors, files.load_state]
+READERS = [getattr(reading, f"read_{what}") for what in ("text", "json", "arrays", "tensors")]
+READERS += [reading.load_array, reading.load_state]
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -136,7 +138,7 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.stat", refuse)
     with pytest.raises(UserError, match="Permission denied"):
-        files.read_text(tmp_path / "a.txt")
+        reading.read_text(tmp_path / "a.txt")
     monkeypatch.undo()
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     with pytest.raises(UserError, match="Permission denied; choose another place"), write_atomically(tmp_path / "a"):
@@ -150,10 +152,10 @@ def test_a_file_outside_the_folder_is_not_read(tmp_path):
     (tmp_path / "inside/near").symlink_to("real")
     (tmp_path / "inside/far").symlink_to(tmp_path / "secret")
     (tmp_path / "inside/up").symlink_to(tmp_path)
-    assert files.read_text(tmp_path / "inside/near", within=tmp_path / "inside") == "text"
+    assert reading.read_text(tmp_path / "inside/near", within=tmp_path / "inside") == "text"
     for name in ("far", "up/secret", "../secret"):
         with pytest.raises(UserError, match="leads out of the folder"):
-            files.read_text(tmp_path / "inside" / name, within=tmp_path / "inside")
+            reading.read_text(tmp_path / "inside" / name, within=tmp_path / "inside")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -177,7 +179,7 @@ def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path, shap
     (tmp_path / "a.npy").write_bytes(npy(shape))
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a.npy", npy(shape))
-    for read, name in ((load_array, "a.npy"), (files.read_arrays, "a.npz")):
+    for read, name in ((load_array, "a.npy"), (reading.read_arrays, "a.npz")):
         with pytest.raises(UserError, match="more than the file holds"):
             read(tmp_path / name)
 
@@ -188,12 +190,12 @@ def test_members_of_an_archive_are_added_up_before_they_are_unpacked(tmp_path):
         for name in "abc":
             archive.writestr(f"{name}.npy", content)
     with pytest.raises(UserError, match="unpacks to 12 MiB; at most 8 MiB"):
-        files.read_arrays(tmp_path / "a.npz", largest=2**23)
-    assert set(files.read_arrays(tmp_path / "a.npz", {"a", "other"}, largest=2**23)) == {"a"}
+        reading.read_arrays(tmp_path / "a.npz", largest=2**23)
+    assert set(reading.read_arrays(tmp_path / "a.npz", {"a", "other"}, largest=2**23)) == {"a"}
     with zipfile.ZipFile(tmp_path / "b.npz", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a.npy", content)
     with pytest.raises(UserError, match="numpy never writes"):
-        files.read_arrays(tmp_path / "b.npz")
+        reading.read_arrays(tmp_path / "b.npz")
 
 
 # --- numbers
@@ -217,13 +219,13 @@ def test_state_that_is_no_good_is_neither_saved_nor_loaded(tmp_path, value, word
     assert not list(tmp_path.iterdir())
     torch.save(state, tmp_path / "a.pt")
     with pytest.raises(UserError, match=words):
-        files.load_state(tmp_path / "a.pt")
+        reading.load_state(tmp_path / "a.pt")
 
 
 def test_state_comes_back_as_it_was(tmp_path):
     state = {"a": torch.arange(3), "b": [torch.ones(2), 0.5], "c": {"d": "text"}, "best": None, "score": -float("inf")}
     save_state(tmp_path / "a.pt", state)
-    again = files.load_state(tmp_path / "a.pt")
+    again = reading.load_state(tmp_path / "a.pt")
     assert torch.equal(again["a"], state["a"]) and torch.equal(again["b"][0], torch.ones(2))
     assert again["c"] == {"d": "text"} and again["score"] == -float("inf")
 

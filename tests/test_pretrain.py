@@ -6,7 +6,7 @@ import torch
 
 from mocapfree_nb.corpus import Clip, Corpus, load_corpus
 from mocapfree_nb.denoiser import MotionDenoiser
-from mocapfree_nb.files import UserError, save_state
+from mocapfree_nb.files import UserError
 from mocapfree_nb.pretrain import (
     PretrainConfig,
     borrowed_generators,
@@ -15,6 +15,7 @@ from mocapfree_nb.pretrain import (
     masked_mean_square,
     pretrain,
 )
+from mocapfree_nb.reading import save_state
 from mocapfree_nb.text import default_text_encoder
 
 CORPUS = load_corpus("procedural", num_clips=60).split("train")

@@ -15,8 +15,9 @@ from mocapfree_nb.data.convert import convert_skeleton
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.evaluator import EvaluatorModel
 from mocapfree_nb.features import features_to_joints, joints_to_features
-from mocapfree_nb.files import UserError, read_json
+from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
+from mocapfree_nb.reading import read_json
 from mocapfree_nb.recipes import SETTINGS, Plan, dry_run, load_data, run
 from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import files
+from .. import reading
 from ..bvh import Bvh, load_bvh
 from .convert import add_collars, assemble, resample, unit
 from ..features import retarget
@@ -364,7 +364,7 @@ def _family_of_body(path: Path) -> str:
 def _arrays(path: Path, names: Mapping[str, str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Some arrays of an .npz, up to 1 GiB. Raises `UserError`; `names` says what each is for."""
     try:
-        found = files.read_arrays(path, {*names, *optional}, 2**30, path.parent, finite=False)
+        found = reading.read_arrays(path, {*names, *optional}, 2**30, path.parent, finite=False)
     except UserError as error:
         raise UserError(f"{path.name} cannot be read ({error})") from error
     if missing := [name for name in names if name not in found]:

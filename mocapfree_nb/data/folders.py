@@ -31,8 +31,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..features import features_to_joints, joints_to_features
-from .. import files
-from ..files import HOW_TO_SAVE, UserError, cache_folder, load_array, open_file, printable, write_atomically
+from .. import files, reading
+from ..files import UserError, cache_folder, open_file, printable, write_atomically
+from ..reading import HOW_TO_SAVE, load_array
 from .checks import UNITS, common_turn, is_normalised, unit_of
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton
 
@@ -108,7 +109,7 @@ def read_text(path: Path, folder: Path | None = None) -> str:
 
     Raises `UserError` for other text, for more than 16 MiB, for what is no file, and for a link out of the folder.
     """
-    return files.read_text(path, within=folder or Path(path).parent)
+    return reading.read_text(path, within=folder or Path(path).parent)
 
 # %% ../../nbs/8_published/25_folders.ipynb #035d4af5
 def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:

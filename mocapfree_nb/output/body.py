@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from .export import Pose, inverse_kinematics, measure_body
-from ..files import UserError, check_finite, read_arrays, write_atomically
+from ..files import UserError, write_atomically
+from ..reading import check_finite, read_arrays
 from ..skeleton import HUMANML3D, Skeleton, forward_kinematics, rotation_between, sum_bones
 from ..viewer import units_per_metre
 from ..viewer import COLOURS, check_joints

@@ -27,8 +27,9 @@ from torch import Tensor
 from ..data.capture import read_bvh
 from ..features import features_to_joints
 from ..data.checks import is_normalised
-from .. import files
-from ..files import UserError, check_finite, load_array, printable, write_atomically
+from .. import files, reading
+from ..files import UserError, printable, write_atomically
+from ..reading import check_finite, load_array
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_between
 from ..player import page_html, player_code, player_html, player_scene
 from ..viewer import units_per_metre
@@ -508,7 +509,7 @@ def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
 def _read_run(path: Path) -> list[Take]:
     "The motions that `save_motions` kept."
     groups: dict[str, dict[str, np.ndarray]] = {}
-    for key, array in files.read_arrays(path, finite=False).items():
+    for key, array in reading.read_arrays(path, finite=False).items():
         group, _, column = key.rpartition("/")
         groups.setdefault(group, {})[column] = array
     if not groups:

@@ -14,7 +14,8 @@ import numpy as np
 from mocapfree_nb.skeleton import HUMANML3D, Skeleton
 from mocapfree_nb.player import page_html, player_code, player_html, player_scene
 from mocapfree_nb.viewer import film_strips
-from mocapfree_nb.files import UserError, read_json
+from mocapfree_nb.files import UserError
+from mocapfree_nb.reading import read_json
 from mocapfree_nb.skeleton import KIT_ML
 
 __all__ = [

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser, MotionDenoiser
-from .. import files
-from ..files import UserError, build_network, load_array, parse_json, printable, read_json
+from .. import files, networks, reading
+from ..files import UserError, printable
+from ..networks import build_network
+from ..reading import load_array, parse_json, read_json
 from .encoders import GUO_NAMES, TMR, TMR_NAMES, GuoEvaluator
 from ..models.latent import LatentDenoiser
 from ..models.mdm import MDM, MDM_NAMES, replace_names
@@ -47,7 +49,7 @@ def _unpickle(path: Path) -> object:
     """What a file of `torch.save` holds, tensors on the CPU, foreign objects as `Blank`."""
     with files.open_file(path) as file:
         blanks: list[str] = []
-        if files.check_archive(file, printable(path)):
+        if reading.check_archive(file, printable(path)):
             blanks = torch.serialization.get_unsafe_globals_in_checkpoint(file)
             file.seek(0)
         with torch.serialization.safe_globals([(Blank, name) for name in blanks]):
@@ -71,7 +73,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        return files.read_tensors(path, finite=False)
+        return reading.read_tensors(path, finite=False)
     try:
         found = dict(_tensors(_unpickle(path)))
     except UserError:
@@ -83,7 +85,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         reason = f"it asks for {blocked.group(1)}, which is not run" if blocked else f"{type(error).__name__}"
         raise UserError(f"{printable(path)} is no file of weights that can be read safely ({printable(reason)})") from error
     for name, value in found.items():
-        if fault := files.tensor_fault(value):
+        if fault := reading.tensor_fault(value):
             raise UserError(f"{printable(path)}: {printable(name)} {fault}")
     if not found:
         raise UserError(f"{printable(path)} holds no tensors")
@@ -292,7 +294,7 @@ def _load_vector(path: Path) -> np.ndarray:
         return load_array(path)
     try:
         value = _unpickle(path)
-        sound = isinstance(value, Tensor) and not files.tensor_fault(value) and value.is_floating_point()
+        sound = isinstance(value, Tensor) and not reading.tensor_fault(value) and value.is_floating_point()
         return value.detach().double().numpy() if sound else np.zeros(0)
     except UserError:
         raise
@@ -330,7 +332,7 @@ def _settings_beside(path: Path) -> dict:
                 continue
             if found.suffix == ".json":
                 return read_json(found, files.MEBIBYTE)
-            text = files.read_bytes(found, files.MEBIBYTE).decode("utf-8", "replace")
+            text = reading.read_bytes(found, files.MEBIBYTE).decode("utf-8", "replace")
             lines = (line.partition(":") for line in text.splitlines())
             pairs = {name.strip(): value.strip() for name, colon, value in lines if colon}
             return {name: _plain(value) for name, value in pairs.items()}
@@ -369,9 +371,9 @@ def _read_own(folder: Path) -> nn.Module:
     config, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
     named = config.pop("architecture", None)  # folders of before this was noted have none
     for network in OWN_NETWORKS:
-        if named not in (None, network.__name__) or not set(config) <= files.settings_of(network).keys():
+        if named not in (None, network.__name__) or not set(config) <= networks.settings_of(network).keys():
             continue
-        files.check_settings(network, config, printable(folder))
+        networks.check_settings(network, config, printable(folder))
         try:
             with torch.device("meta"):
                 names = set(network(**config).state_dict())

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..features import length_mask
-from ..files import MEBIBYTE, UserError, check_finite, load_array, printable, read_bytes
+from ..files import MEBIBYTE, UserError, printable
+from ..reading import check_finite, load_array, read_bytes
 from ..models.latent import PostNormBlock
 from ..models.mdm import interleaved_sinusoids
 from ..retrieval import TextMotionModel

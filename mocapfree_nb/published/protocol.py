@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from .checkpoints import from_checkpoint, read_checkpoint, text_encoder_for
 from ..data.folders import Caption, DataFolder, Recording, read_recordings, read_statistics, read_text
 from ..denoiser import Denoiser
-from ..files import UserError, read_json, write_json
+from ..files import UserError, write_json
+from ..reading import read_json
 from ..data.checks import check_embedding_order, normalisation_kind
 from .encoders import TMR, GuoEvaluator, GuoWords
 from ..models.latent import LatentDenoiser
