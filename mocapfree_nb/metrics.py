@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .features import length_mask
-from .skeleton import HUMANML3D, Skeleton
 
 # %% ../nbs/6_judging/19_metrics.ipynb #f01b14b3
 def _double(values: Tensor) -> Tensor:
