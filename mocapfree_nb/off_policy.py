@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from .ddpo import add_lora, merge_lora
 from .exploration import Exploration, ExploreConfig, Known, explore, explored_kinds, unserved
 from .features import length_mask
-from .files import UserError, save_state, write_atomically
+from .files import UserError, write_atomically
+from .reading import save_state
 from .policy import DiffusionPolicy
 from .reading import load_state
 from .text import TextEmbedding
