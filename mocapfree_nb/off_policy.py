@@ -22,6 +22,7 @@ from .ddpo import add_lora, merge_lora
 from .exploration import Exploration, ExploreConfig, Known, explore, explored_kinds, unserved
 from .features import length_mask
 from .files import UserError, write_atomically
+from .pretrain import check_settings
 from .reading import save_state
 from .policy import DiffusionPolicy
 from .reading import load_state
@@ -106,6 +107,14 @@ class LearnConfig:
     lora_alpha: float = 64.0
     distillation: float = 6.0  # weight of what must stay
     seed: int = 0
+
+    def __post_init__(self):
+        check_settings(
+            self,
+            whole=dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1) | {"seed": 0},
+            positive=("learning_rate", "gradient_clip", "lora_alpha"),
+            not_negative=("weight_decay", "distillation"),
+        )
 
 
 def learn(
@@ -270,7 +279,8 @@ def explore_and_learn(
         log = _resume(folder, parameters, kept, generator)
         if not log:
             kept.offer(selector(policy) if selector else {}, parameters)
-        with tqdm(total=config.rounds * config.steps, initial=len(log) * config.steps, desc="explore", disable=not progress) as bar:
+        total, done = config.rounds * config.steps, len(log) * config.steps
+        with tqdm(total=total, initial=done, desc="explore", disable=not progress) as bar:
             while len(log) < config.rounds and (not log or log[-1]["improved"]):
                 clock = [time.perf_counter()]
                 found = explore(policy, reward, prompts, known, search, generator)
