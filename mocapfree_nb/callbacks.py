@@ -45,7 +45,7 @@ def as_callbacks(given: object) -> list:
         elif callable(one):
             found.append(_Function(one))
         else:
-            raise UserError(f"a callback has a method such as on_iteration(record), or is a function; {one!r} is neither")
+            raise UserError(f"a callback is a function of a record, or has a method on_iteration(record); {one!r} is neither")
     return found
 
 

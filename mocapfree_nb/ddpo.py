@@ -6,7 +6,7 @@
 __all__ = ['OBJECTIVES', 'clipped_policy_loss', 'score_function_loss', 'register_objective', 'DDPOConfig', 'collect', 'step_loss',
            'step_gradient', 'policy_gradient', 'audit_ratio', 'update', 'DDPOTrainer']
 
-# %% ../nbs/5_rl/16_ddpo.ipynb #c96c6bd6
+# %% ../nbs/5_rl/16_ddpo.ipynb #cae4aca4
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -19,32 +19,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import parallel
-from mocapfree_nb.advantages import (
-    ADVANTAGES,
-    Experience,
-    PromptTracker,
-    collect_branches,
-    collect_trajectories,
-    find_advantage,
-    rollout_in_batches,
-    timestep_weights,
-)
+from .advantages import ADVANTAGES, Experience, PromptTracker, check_group_size, collect_branches
+from .advantages import collect_trajectories, find_advantage, rollout_in_batches, timestep_weights
 from .callbacks import as_callbacks, notify
 from .checkpointing import load_checkpoint, save_checkpoint
-from .distillation import distillation_gradient, gradient_of
+from .distillation import apply_gradients, distillation_gradient, gradient_norm, gradient_of, step_divergence
 from .files import UserError
 from .lora import add_lora, merge_lora
 from .policy import DiffusionPolicy, Trajectory, draw_seeds
 from .pretrain import check_settings, trainable
 from .rewards import Reward
-from mocapfree_nb.run_settings import (
-    ask_selector,
-    check_arguments,
-    check_lengths,
-    check_prompts,
-    reward_probe,
-    run_settings,
-)
+from .run_settings import ask_selector, check_arguments, check_lengths, check_prompts, reward_probe, run_settings
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #fef71901
 def clipped_policy_loss(
@@ -97,7 +82,7 @@ def _clipped(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, confi
 def _score(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, config: "DDPOConfig") -> Tensor:
     return score_function_loss(log_probs, advantages, config.advantage_clip)
 
-# %% ../nbs/5_rl/16_ddpo.ipynb #55dc6388
+# %% ../nbs/5_rl/16_ddpo.ipynb #778cfffc
 @dataclass(frozen=True)
 class DDPOConfig:
     """Settings of one adaptation; the defaults are the recipe of `mocapfree demo`."""
@@ -142,19 +127,7 @@ class DDPOConfig:
         )
         if self.timestep_share > 1:
             raise UserError(f"timestep_share should be at most 1, not {self.timestep_share}")
-        _check_groups(self)
-
-# %% ../nbs/5_rl/16_ddpo.ipynb #213b7e78
-def _check_groups(config: DDPOConfig) -> None:
-    """Raise `UserError` for settings that leave a motion nothing to be compared with."""
-    compared_with = find_advantage(config.advantage).compared_with
-    rivals = config.motions_per_prompt * (config.prompts_per_iteration if compared_with == "batch" else 1)
-    if rivals < 2 and compared_with != "memory":
-        name = "prompts_per_iteration times motions_per_prompt" if compared_with == "batch" else "motions_per_prompt"
-        raise UserError(
-            f"{name} should be at least 2, not 1: a motion is compared with others, and alone it teaches nothing "
-            "(advantage 'tracker' compares it with earlier ones)"
-        )
+        check_group_size(self.advantage, self.prompts_per_iteration, self.motions_per_prompt)
 
 # %% ../nbs/5_rl/16_ddpo.ipynb #cd599186
 def collect(
@@ -179,7 +152,7 @@ def collect(
     sizes = config.advantage, config.motions_per_prompt
     return sample(policy, reward, drawn, lengths, *sizes, generator, tracker, config.micro_batch)
 
-# %% ../nbs/5_rl/16_ddpo.ipynb #06905cc2
+# %% ../nbs/5_rl/16_ddpo.ipynb #1440873e
 def step_loss(
     policy: DiffusionPolicy,
     experience: Experience,
@@ -208,16 +181,10 @@ def step_loss(
     if config.kl_weight:
         with torch.no_grad():
             reference = frozen.step(x_t, step, text, lengths, frozen.previous_prediction(earlier, step, text, lengths))[0]
-        loss = loss + config.kl_weight * _divergence(policy, mean - reference, std, lengths).sum() / len(experience.lengths)
+        loss = loss + config.kl_weight * step_divergence(policy, mean - reference, std, lengths).sum() / len(experience.lengths)
     return loss, torch.exp(weight * (log_prob.detach() - old))
 
-
-def _divergence(policy: DiffusionPolicy, shift: Tensor, std: Tensor, lengths: Tensor) -> Tensor:
-    """KL divergence (batch,) of Gaussians whose means differ by `shift`, averaged over valid rows as log-probabilities are."""
-    at_mean, shifted = (policy.step_log_prob(x, torch.zeros_like(x), std, lengths) for x in (torch.zeros_like(shift), shift))
-    return at_mean - shifted
-
-# %% ../nbs/5_rl/16_ddpo.ipynb #f04eb2b7
+# %% ../nbs/5_rl/16_ddpo.ipynb #14804fa4
 def step_gradient(
     policy: DiffusionPolicy,
     experience: Experience,
@@ -261,15 +228,11 @@ def policy_gradient(
         count, clipped, away = parallel.total(torch.stack([off.new_tensor(len(off)), (off > config.clip_range).sum(), off.sum()]))
         if count:
             torch._foreach_add_(gradients, gradient)
-            stats["gradient_norm"][step] = _norm(gradient) * len(chunk)
+            stats["gradient_norm"][step] = gradient_norm(gradient) * len(chunk)
             stats["clip_share"][step], stats["ratio"][step] = float(clipped / count), float(away / count)
     return gradients
 
-# %% ../nbs/5_rl/16_ddpo.ipynb #9aff5d66
-def _norm(tensors: Sequence[Tensor]) -> float:
-    return float(torch.stack(torch._foreach_norm(tensors)).norm())
-
-
+# %% ../nbs/5_rl/16_ddpo.ipynb #dbc4b5dd
 def audit_ratio(ratio: Tensor, tolerance: float = 1e-5) -> None:
     """Raise `UserError` unless all probability ratios are 1, as they must be before the first update."""
     worst = float((ratio - 1).abs().max())
@@ -279,7 +242,7 @@ def audit_ratio(ratio: Tensor, tolerance: float = 1e-5) -> None:
             "disagree. Is the denoiser in eval mode, and are guidance scale and precision the same in both?"
         )
 
-# %% ../nbs/5_rl/16_ddpo.ipynb #f0acb2c2
+# %% ../nbs/5_rl/16_ddpo.ipynb #7f1b8347
 def update(
     policy: DiffusionPolicy,
     experience: Experience,
@@ -309,18 +272,9 @@ def update(
                 added, loss = distillation_gradient(policy, retained, parameters, generator, *strength)
                 torch._foreach_add_(gradients, added)
                 stats["distillation"].append(loss)
-            _optimise(optimizer, parameters, gradients, config.gradient_clip, chunk)
+            apply_gradients(optimizer, parameters, gradients, config.gradient_clip, f"at denoising steps {chunk}")
             audit = False
     return _by_step(stats, policy.steps)
-
-
-def _optimise(optimizer, parameters, gradients, gradient_clip: float, chunk: Sequence[int]) -> None:
-    if not math.isfinite(norm := _norm(gradients)):
-        raise UserError(f"the gradient is {norm} at denoising steps {chunk}; the weights were not touched")
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    nn.utils.clip_grad_norm_(parameters, gradient_clip)
-    optimizer.step()
 
 
 def _by_step(stats: dict, steps: int) -> dict:

@@ -40,7 +40,7 @@ def apply_gradients(
 
 
 def step_divergence(policy: DiffusionPolicy, shift: Tensor, std: Tensor, lengths: Tensor) -> Tensor:
-    """KL divergence (batch,) of Gaussian steps whose means differ by `shift`, averaged over valid rows as log-probabilities are."""
+    """KL divergence (batch,) of Gaussian steps whose means differ by `shift`, averaged as log-probabilities are."""
     at_mean, shifted = (policy.step_log_prob(x, torch.zeros_like(x), std, lengths) for x in (torch.zeros_like(shift), shift))
     return at_mean - shifted
 
