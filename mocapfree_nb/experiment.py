@@ -19,7 +19,8 @@ from torch import Tensor, cat, no_grad
 
 from .best_of_n import best_of_n, count_calls, samples_for
 from .corpus import Corpus, load_corpus
-from .ddpo import DDPOConfig, ask_reward, check_trainable
+from .ddpo import DDPOConfig, ask_reward
+from .run_settings import check_trainable
 from .learning import learn_task
 from .off_policy import LearnConfig
 from .evaluation import Checks, PolicyEvaluation, Scorers, evaluate_policy
