@@ -19,7 +19,8 @@ from torch import Tensor, cat, no_grad
 
 from .best_of_n import best_of_n, count_calls, samples_for
 from .corpus import Corpus, load_corpus
-from .ddpo import DDPOConfig, ask_reward
+from .ddpo import DDPOConfig
+from .rewards import checked_scores
 from .run_settings import check_trainable
 from .learning import learn_task
 from .off_policy import LearnConfig
@@ -284,7 +285,7 @@ def adapt(
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **sampling)
     _check_start(policy, scorers, corpus, task, prompts or (), model)
-    checked = partial(ask_reward, reward)
+    checked = partial(checked_scores, reward)
     evaluation = PolicyEvaluation(task, scorers, checked)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "reward": _name(reward)}

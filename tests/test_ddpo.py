@@ -46,9 +46,9 @@ def test_clipped_loss_and_gradient_equal_the_reference(case):
 def test_group_advantages_are_zero_mean_unit_deviation_within_each_prompt():
     rewards = torch.rand(24, 5, dtype=torch.float64)
     prompts = [f"prompt {i % 3}" for i in range(24)]
-    advantages = advantages.group_advantages(rewards, prompts)
+    found = advantages.group_advantages(rewards, prompts)
     for start in range(3):
-        group = advantages[start::3]
+        group = found[start::3]
         torch.testing.assert_close(group.mean(0), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
         torch.testing.assert_close(group.std(0, correction=0), torch.ones(5, dtype=torch.float64), atol=1e-4, rtol=0)
 
@@ -243,9 +243,9 @@ def test_a_reward_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoi
 
 def test_a_reward_that_is_no_number_spoils_its_own_advantage_only():
     rewards = torch.tensor([1.0, 3.0, float("nan"), 2.0, 5.0, float("inf")])
-    advantages = advantages.group_advantages(rewards, ["a", "a", "b", "b", "c", "c"])
-    assert advantages[:2].tolist() == pytest.approx([-1, 1])
-    assert advantages.isnan().nonzero()[:, 0].tolist() == [2, 5]
+    found = advantages.group_advantages(rewards, ["a", "a", "b", "b", "c", "c"])
+    assert found[:2].tolist() == pytest.approx([-1, 1])
+    assert found.isnan().nonzero()[:, 0].tolist() == [2, 5]
 
 
 def test_the_tracker_remembers_all_motions_of_a_prompt():
