@@ -1,7 +1,3 @@
-"""Teach a text-to-motion diffusion model new actions by reinforcement learning from text prompts alone
-
-Modules:
-
-- `mocapfree_nb.parallel`: Several processes on one training: each has prompts of its own, the gradient is everyone's."""
+"""Teach a text-to-motion diffusion model new actions by reinforcement learning from text prompts alone"""
 
 __version__ = "0.1.0"

@@ -1,8 +1,7 @@
-"""Several processes on one training: each has prompts of its own, the gradient is everyone's.
+"""Several processes on one training: each has prompts of its own, the gradient is everyone's."""
 
-With one process, every function here gives back what it is given. Started by `accelerate launch` or `torchrun`, a program
-calls `start` once; from then on torch.distributed carries the messages (nccl between GPUs, gloo between CPUs).
-"""
+# With one process, every function here gives back what it is given. Started by `accelerate launch` or `torchrun`, a program
+# calls `start` once; from then on torch.distributed carries the messages (nccl between GPUs, gloo between CPUs).
 
 import os
 from collections.abc import Sequence
