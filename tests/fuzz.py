@@ -339,6 +339,7 @@ def make_readers() -> dict[str, Reader]:
     from test_report import values as report_values
 
     from mocapfree_nb import bench, cli, files, reading, text
+    from mocapfree_nb.cli import export
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.data import capture
     from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
@@ -347,7 +348,7 @@ def make_readers() -> dict[str, Reader]:
     from mocapfree_nb.models.latent import LatentDenoiser
     from mocapfree_nb.models.mdm import MDM, MDM_NAMES
     from mocapfree_nb.models.unet import MotionUNet
-    from mocapfree_nb.output import body, export
+    from mocapfree_nb.output import body
     from mocapfree_nb.policy import DiffusionPolicy
     from mocapfree_nb.pretrain import PretrainConfig, pretrain
     from mocapfree_nb.procedural import generate_clips

@@ -11,21 +11,13 @@ import torch
 from PIL import Image
 
 from mocapfree_nb import cli
+from mocapfree_nb.cli import export
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
-from mocapfree_nb.output import export
-from mocapfree_nb.output.export import (
-    draw_frames,
-    export_motion,
-    fit_pose,
-    inverse_kinematics,
-    load_takes,
-    measure_body,
-    save_bvh,
-    save_gif,
-    save_motions,
-    save_mp4,
-)
+from mocapfree_nb.output.bvh import save_bvh
+from mocapfree_nb.output.ik import fit_pose, inverse_kinematics, measure_body
+from mocapfree_nb.output.takes import export_motion, load_takes, save_motions
+from mocapfree_nb.output.video import draw_frames, save_gif, save_mp4
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, forward_kinematics
 from mocapfree_nb.viewer import COLOURS

@@ -13,12 +13,14 @@ import pytest
 
 from mocapfree_nb.bench import write_folder
 from mocapfree_nb.corpus import load_corpus
-from mocapfree_nb.data import folders
+from mocapfree_nb.data import folders, packs
+from mocapfree_nb.data.captions import parse_captions
 from mocapfree_nb.data.convert import convert_skeleton
-from mocapfree_nb.data.folders import DataFolder, pack_path, parse_captions, read_recordings
+from mocapfree_nb.data.folders import DataFolder, read_recordings
+from mocapfree_nb.data.packs import pack_path
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
-from mocapfree_nb.output.export import load_takes
+from mocapfree_nb.output.takes import load_takes
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
@@ -402,7 +404,7 @@ def test_clips_of_a_pack_are_cut_like_those_of_files(large, monkeypatch):
     plain = load_corpus(large, **options)
     assert [(c.name, c.captions, c.split) for c in packed] == [(c.name, c.captions, c.split) for c in plain]
     assert all(np.array_equal(a.features, b.features) for a, b in zip(packed, plain, strict=True))
-    assert {len(clip) for clip in packed} >= {50, 24} and isinstance(packed[0].motion, folders.StoredMotion)
+    assert {len(clip) for clip in packed} >= {50, 24} and isinstance(packed[0].motion, packs.StoredMotion)
 
 
 # --- KIT-ML on the shared skeleton ---------------------------------------------------------------------
