@@ -343,7 +343,7 @@ def test_without_room_for_a_pack_the_folder_is_read_into_memory(large, monkeypat
         raise OSError(28, "No space left on device")
 
     expected = list(folders._read_all(data := DataFolder(large), data.names, HUMANML3D, []))
-    monkeypatch.setattr(folders.zlib, "crc32", full)
+    monkeypatch.setattr(packs.zlib, "crc32", full)
     with pytest.warns(UserWarning, match="no packed copy could be kept.*No space left.*MOCAPFREE_CACHE"):
         found, _ = read_recordings(data)
     assert same(found, expected) and list((tmp_path / "cache").iterdir()) == []
@@ -354,7 +354,7 @@ def test_without_room_for_a_pack_the_folder_is_read_into_memory(large, monkeypat
 
 
 def test_an_interrupted_packing_leaves_nothing(large, monkeypatch, own_cache):
-    monkeypatch.setattr(folders.zlib, "crc32", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(packs.zlib, "crc32", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         read_recordings(DataFolder(large))
     assert list(own_cache.iterdir()) == []
