@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocapfree_nb import metrics
+from mocapfree_nb import metrics, validity
 from mocapfree_nb.evaluator import EvaluatorModel, hinge_loss
 from mocapfree_nb.text import TextEmbedding
 
@@ -213,10 +213,10 @@ def gliding(speed, height=0.0, frames=21):
 
 
 def test_foot_skate_counts_what_slides_on_the_floor():
-    assert metrics.foot_skate(gliding(0.4)).item() == 0  # slow enough
-    assert metrics.foot_skate(gliding(0.6)).item() == 1
-    assert metrics.foot_skate(gliding(0.6, height=0.2)).item() == 0  # in the air, but for the first frame
-    assert metrics.foot_skate(gliding(0.6)[0]).item() == 1  # one clip without a batch
+    assert validity.foot_skate(gliding(0.4)).item() == 0  # slow enough
+    assert validity.foot_skate(gliding(0.6)).item() == 1
+    assert validity.foot_skate(gliding(0.6, height=0.2)).item() == 0  # in the air, but for the first frame
+    assert validity.foot_skate(gliding(0.6)[0]).item() == 1  # one clip without a batch
 
 
 def test_a_landing_is_no_skate():
@@ -224,23 +224,23 @@ def test_a_landing_is_no_skate():
     joints = torch.zeros(1, 3, 22, 3)
     joints[0, 0, :, 1] = 0.3
     joints[0, 1:, :, 0] = 1.0
-    assert metrics.foot_skate(joints).item() == 0
-    assert metrics.foot_skate(joints.flip(1)).item() == 0  # nor is a take-off
+    assert validity.foot_skate(joints).item() == 0
+    assert validity.foot_skate(joints.flip(1)).item() == 0  # nor is a take-off
 
 
 def test_foot_skate_ignores_padding_and_where_the_clip_stands():
     joints = torch.cat([gliding(0.6), gliding(0.4)])
     padded = torch.nn.functional.pad(joints, (0, 0, 0, 0, 0, 30), value=-7.0)
     lengths = torch.tensor([21, 21])
-    assert torch.equal(metrics.foot_skate(padded, lengths), metrics.foot_skate(joints))
+    assert torch.equal(validity.foot_skate(padded, lengths), validity.foot_skate(joints))
     moved = joints + torch.tensor([3.0, 1.5, -2.0])
-    assert torch.equal(metrics.foot_skate(moved), metrics.foot_skate(joints))
+    assert torch.equal(validity.foot_skate(moved), validity.foot_skate(joints))
 
 
 def test_half_a_glide_is_half():
     joints = gliding(1.0)
     joints[:, 10:, :, 0] = joints[:, 10:11, :, 0]
-    assert metrics.foot_skate(joints).item() == pytest.approx(0.5)
+    assert validity.foot_skate(joints).item() == pytest.approx(0.5)
 
 
 class OnApple(torch.Tensor):
@@ -288,7 +288,7 @@ def test_a_device_without_float64_gives_the_numbers_of_the_cpu(measure, shape):
         (lambda: metrics.retrieval_recall(torch.zeros(3, 4)), "N, N"),
         (lambda: metrics.retrieval_recall(torch.eye(3), threshold=0.9), "sentences"),
         (lambda: metrics.multimodality(torch.zeros(3, 1, 4)), "repeats >= 2"),
-        (lambda: metrics.foot_skate(torch.zeros(1, 9, 21, 3)), "22"),
+        (lambda: validity.foot_skate(torch.zeros(1, 9, 21, 3)), "22"),
         (lambda: EvaluatorModel().encode_motion(torch.zeros(1, 9, 251), torch.tensor([9])), "263"),
     ],
 )

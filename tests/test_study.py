@@ -190,7 +190,7 @@ def bad_runs(folder):
 @pytest.mark.parametrize(
     "runs,words",
     [(["missing"], "missing is not the folder of a run"), (["x=missing"], "missing is not the folder"),
-     (["nothing"], "keeps no motions.npz"), (["none"], "its motions.npz is empty"), (["one"], "come from one system (after)"),
+     (["nothing"], "keeps no motions.npz"), (["none"], "holds no motions"), (["one"], "come from one system (after)"),
      (["good", "strange"], "share no sentence"), (["good", "kit"], "different skeletons"),
      (["good", "deep/good"], "two runs are called good")],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -1,0 +1,474 @@
+"""Whole bodies, recombination, the search and the learning: against geometry, algebra and networks that cannot be fooled."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mocapfree_nb import exploration, off_policy
+from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.exploration import ExploreConfig, choose, explore, near_captions, unserved
+from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, mirror
+from mocapfree_nb.files import UserError
+from mocapfree_nb.models.latent import LatentDenoiser
+from mocapfree_nb.models.unet import MotionUNet
+from mocapfree_nb.off_policy import LearnConfig, Selection, explore_and_learn, hold_out
+from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.procedural import generate_clips
+from mocapfree_nb.recombination import (
+    KINDS,
+    Recipes,
+    body_parts,
+    draw_recipes,
+    mirror_joints,
+    put_together,
+    take_apart,
+)
+from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_from_6d
+from mocapfree_nb.solvers import ddim_distribution
+from mocapfree_nb.text import TextEmbedding
+from mocapfree_nb.validity import body_validity, bone_lengths, on_rigid_bones, rebuild, rigid, rigid_joints
+
+SKELETONS = pytest.mark.parametrize("skeleton", [HUMANML3D, KIT_ML], ids=lambda skeleton: skeleton.name)
+
+
+def some_motion(skeleton: Skeleton, batch: int = 3, frames: int = 20, seed: int = 0) -> torch.Tensor:
+    "Smooth motion by forward kinematics: (batch, frames, J, 3), standing upright, turning and walking a little."
+    generator = torch.Generator().manual_seed(seed)
+    ends = 0.4 * torch.randn(2, batch, skeleton.num_joints, 6, generator=generator)
+    ends = ends + torch.tensor([1.0, 0, 0, 0, 1, 0])
+    share = torch.linspace(0, 1, frames)[None, :, None, None]
+    local = rotation_from_6d(torch.lerp(ends[0][:, None], ends[1][:, None], share))
+    height = float(bone_lengths(skeleton)[[joint - 1 for joint in skeleton.leg_joints]].sum()) * 1.1
+    root = torch.zeros(batch, frames, 3)
+    root[..., 1], root[..., 2] = height, height * torch.linspace(0, 1, frames)
+    joints, _ = forward_kinematics(local, root, skeleton)
+    return joints - torch.tensor([0.0, 1.0, 0.0]) * joints[..., 1].amin(dim=(1, 2))[:, None, None, None]
+
+
+def bones_of(joints: torch.Tensor, skeleton: Skeleton) -> torch.Tensor:
+    return (joints[..., 1:, :] - joints[..., skeleton.parents[1:], :]).norm(dim=-1)
+
+
+def whole(bank_rows: list[int], lengths: torch.Tensor) -> Recipes:
+    rows = torch.tensor(bank_rows)[:, None].expand(-1, 4)
+    return Recipes(rows, rows, lengths, lengths, torch.zeros(len(rows)).long())
+
+
+# --- whole bodies
+
+
+@SKELETONS
+def test_stretched_bones_come_back_to_their_length_and_the_body_with_them(skeleton):
+    joints = some_motion(skeleton)
+    assert torch.allclose(bones_of(joints, skeleton), bone_lengths(skeleton).float(), rtol=1e-4)
+    parents, stretched = skeleton.parents, joints.clone()
+    scale = 0.7 + 0.6 * torch.rand(skeleton.num_joints, generator=torch.Generator().manual_seed(1))
+    scale[[*body_parts(skeleton)[0]]] = 1  # the legs stay, so that the feet say where the body stands
+    for joint in range(1, skeleton.num_joints):
+        bone = joints[..., joint, :] - joints[..., parents[joint], :]
+        stretched[..., joint, :] = stretched[..., parents[joint], :] + scale[joint] * bone
+    mended = rigid_joints(stretched, skeleton)
+    assert torch.allclose(mended, joints, atol=1e-3 * float(joints.abs().max()))
+
+
+def test_a_body_with_short_legs_stays_on_its_feet():
+    joints = some_motion(HUMANML3D)
+    short, feet = joints.clone(), [7, 8, 10, 11]
+    for joint in (4, 5):
+        knee = joints[..., HUMANML3D.parents[joint], :]
+        for below in (joint, joint + 3, joint + 6):
+            short[..., below, :] += 0.1 * (knee - joints[..., joint, :])
+    lowest = short[..., feet, 1].argmin(-1)
+    away = (rigid_joints(short) - short)[..., feet, :].norm(dim=-1)
+    assert away.gather(2, lowest[..., None]).median() < 0.01
+
+
+@SKELETONS
+def test_features_of_a_rigid_body_are_rebuilt_as_they_were(skeleton):
+    joints, lengths = some_motion(skeleton, frames=25), torch.tensor([24, 20, 9])
+    features = joints_to_features(joints, skeleton, sign_continuity=True, lengths=lengths + 1)
+    again = rigid(features, lengths)
+    real = torch.arange(24) < lengths[:, None]
+    away = features_to_joints(again, skeleton) - features_to_joints(features, skeleton)
+    away = away - away[:, :1, :1]  # the one frame more of the original may have been the lowest
+    assert away[real].abs().max() < 1e-4 * float(joints.abs().max())
+    rows = FEATURE_GROUPS(skeleton)["velocities"]
+    inner = torch.arange(24) < lengths[:, None] - 1  # the last row's velocities cannot be known from its positions
+    sizes = [value[..., rows].unflatten(-1, (-1, 3)).norm(dim=-1)[inner] for value in (again, features)]
+    torch.testing.assert_close(*sizes, atol=1e-4 * float(joints.abs().max()), rtol=1e-3)
+    assert (again[torch.arange(24) >= lengths[:, None]] == 0).all()
+
+
+def test_on_rigid_bones_a_shrunken_arm_gains_nothing():
+    joints = some_motion(HUMANML3D, frames=21)
+    shrunk = joints.clone()
+    for joint in (18, 20):
+        parent = HUMANML3D.parents[joint]
+        shrunk[:, :, joint] = shrunk[:, :, parent] + 0.6 * (joints[:, :, joint] - joints[:, :, parent])
+    lengths = torch.full((3,), 20)
+
+    def wrist_up(motion, lengths, prompts):
+        return features_to_joints(motion)[:, :, 20, 1].mean(1)
+
+    good, bad = rebuild(joints[:, :20], lengths), rebuild(shrunk[:, :20], lengths)
+    bare = wrist_up(bad, lengths, [""] * 3) - wrist_up(good, lengths, [""] * 3)
+    held = on_rigid_bones(wrist_up)(bad, lengths, [""] * 3) - on_rigid_bones(wrist_up)(good, lengths, [""] * 3)
+    assert bare.abs().min() > 0.01 and held.abs().max() < 1e-4
+
+
+def test_body_validity_measures_what_it_says():
+    joints, lengths = some_motion(HUMANML3D, frames=30), torch.tensor([30, 20, 30])
+    row = body_validity(joints, lengths)
+    assert row["bone_deviation"].max() < 1e-4
+    assert row["floor_penetration"].max() < 1e-5
+    tall = body_validity(1.2 * joints, lengths)["bone_deviation"]
+    torch.testing.assert_close(tall, torch.full((3,), 0.2), atol=1e-4, rtol=0)
+    sunk = body_validity(joints - torch.tensor([0.0, 3.0, 0.0]), lengths)["floor_penetration"]
+    lowest = joints[..., 1].amin(-1)
+    torch.testing.assert_close(sunk[1], 3 - lowest[1, :20].mean(), atol=1e-5, rtol=0)
+    seconds = torch.arange(30) / HUMANML3D.fps
+    cubic = torch.zeros(1, 30, 22, 3, dtype=torch.float64)
+    cubic[..., 0] = (0.5 * seconds**3).double()[None, :, None]
+    assert float(body_validity(cubic)["jitter"]) == pytest.approx(3.0, rel=0.02)  # the third derivative of t^3 / 2
+    padded = torch.cat([joints, torch.full((3, 5, 22, 3), 7.0)], 1)
+    for key, value in body_validity(padded, lengths).items():
+        torch.testing.assert_close(value, row[key], atol=1e-5, rtol=1e-4)
+    millimetres = body_validity(some_motion(KIT_ML), None, KIT_ML)
+    assert millimetres["bone_deviation"].max() < 1e-4
+
+
+# --- recombination
+
+
+@SKELETONS
+def test_parts_share_out_all_joints_but_the_root(skeleton):
+    parts = body_parts(skeleton)
+    assert sorted(joint for part in parts for joint in part) == list(range(1, skeleton.num_joints))
+    names = [{skeleton.joint_names[joint] for joint in part} for part in parts]
+    assert {"left_knee", "right_hip"} <= names[0] and "head" in names[1]
+    assert "left_wrist" in names[2] and "right_elbow" in names[3]
+
+
+def test_a_skeleton_without_named_limbs_is_refused_in_one_line():
+    names = tuple(f"joint{i}" for i in range(HUMANML3D.num_joints))
+    nameless = Skeleton(**{**vars(HUMANML3D), "name": "stick", "joint_names": names})
+    with pytest.raises(UserError, match="stick names no arms and legs.*nothing|stick names no arms and legs"):
+        body_parts(nameless)
+
+
+@SKELETONS
+def test_mirrored_joints_are_the_joints_of_mirrored_features(skeleton):
+    features = joints_to_features(some_motion(skeleton), skeleton)
+    joints = mirror_joints(features_to_joints(features, skeleton), skeleton)
+    torch.testing.assert_close(joints, features_to_joints(mirror(features, skeleton), skeleton), atol=1e-3, rtol=1e-5)
+
+
+@SKELETONS
+def test_a_motion_taken_apart_and_put_together_is_itself_and_so_is_its_mirror_image(skeleton):
+    joints, lengths = some_motion(skeleton), torch.tensor([20, 15, 20])
+    made = put_together(take_apart(joints, lengths, skeleton), whole([0, 1, 2, 3, 4, 5], lengths.repeat(2)))
+    wanted = torch.cat([joints, mirror_joints(joints, skeleton)])
+    wanted = rigid_joints(wanted, skeleton)
+    rows = [rebuild(motion, lengths.repeat(2), skeleton) for motion in (made, wanted)]  # both over the origin, facing +z
+    torch.testing.assert_close(features_to_joints(rows[0], skeleton), features_to_joints(rows[1], skeleton), atol=2e-3, rtol=1e-4)
+
+
+def test_an_arm_from_elsewhere_leaves_the_body_alone_and_keeps_its_own_bends():
+    joints, lengths = some_motion(HUMANML3D), torch.tensor([20, 20, 20])
+    bank = take_apart(joints, lengths)
+    recipe = whole([0], lengths[:1])
+    mixed = Recipes(torch.tensor([[0, 0, 1, 2 + 3]]), recipe.second, recipe.switch, recipe.lengths, recipe.kinds)
+    made, alone = put_together(bank, mixed)[0], put_together(bank, recipe)[0]
+    legs, trunk, left, right = body_parts(HUMANML3D)
+    torch.testing.assert_close(made[:, [0, *legs, *trunk]], alone[:, [0, *legs, *trunk]], atol=1e-5, rtol=0)
+
+    def elbow(pose, shoulder, joint, wrist):
+        a, b = pose[:, shoulder] - pose[:, joint], pose[:, wrist] - pose[:, joint]
+        return torch.cosine_similarity(a, b, dim=-1)
+
+    torch.testing.assert_close(elbow(made, 16, 18, 20), elbow(joints[1], 16, 18, 20), atol=1e-4, rtol=0)
+    torch.testing.assert_close(elbow(made, 17, 19, 21), elbow(joints[2], 16, 18, 20), atol=1e-4, rtol=0)  # a mirrored left
+
+
+def test_another_pace_ends_where_the_motion_ends_and_feet_keep_their_steps():
+    clips = generate_clips(1, seed=2, actions=["walk-forward"])
+    joints, length = torch.from_numpy(clips.joints), torch.from_numpy(clips.lengths)
+    bank = take_apart(joints, length)
+    same, slow = (put_together(bank, whole([0], torch.tensor([n])))[0] for n in (int(length), 2 * int(length) - 1))
+    torch.testing.assert_close(slow[::2], same, atol=0.03, rtol=0)
+    skate = [float(body_validity(motion[None])["foot_skate"]) for motion in (same, slow)]
+    assert skate[1] <= skate[0] + 0.02
+
+
+def test_joined_motions_begin_as_one_and_end_as_the_other():
+    joints, lengths = some_motion(HUMANML3D, frames=40), torch.tensor([40, 40, 40])
+    bank = take_apart(joints, lengths)
+    rows = torch.tensor([[0] * 4]), torch.tensor([[1] * 4])
+    made = put_together(bank, Recipes(*rows, torch.tensor([20]), torch.tensor([40]), torch.tensor([6])))
+    assert torch.allclose(bones_of(made, HUMANML3D), bone_lengths().float(), atol=1e-5)
+
+    def pose(motion):
+        return torch.cdist(motion, motion)  # joint to joint, wherever the body stands and faces
+
+    torch.testing.assert_close(pose(made[0, 0]), pose(joints[0, 0]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(pose(made[0, 39]), pose(joints[1, 39]), atol=1e-3, rtol=0)
+    steps = made.diff(dim=1).norm(dim=-1).amax()
+    assert steps < 3 * max(float(joints[i].diff(dim=0).norm(dim=-1).amax()) for i in (0, 1)) + 0.2  # nobody jumps
+
+
+def test_recipes_take_parts_from_the_prompts_own_motions_and_mirror_what_they_say():
+    recipes = draw_recipes(3, 500, 10, torch.tensor([40, 41, 42]), torch.Generator().manual_seed(0))
+    prompt = torch.arange(1500) // 500
+    for rows in (recipes.first, recipes.second):
+        assert ((rows % 30) // 10 == prompt[:, None]).all()
+    assert (recipes.lengths == torch.tensor([40, 41, 42])[prompt]).all()
+    assert (recipes.first[::500] == torch.tensor([0, 10, 20])[:, None]).all() and (recipes.kinds[::500] == 0).all()
+    kind = {name: recipes.first[recipes.kinds == i] for i, name in enumerate(KINDS)}
+    assert all(len(rows) > 50 for rows in kind.values())
+    left, right = kind["arms in the mirror"][:, 2:].unbind(1)
+    assert ((left - right).abs() == 30).all()
+    assert (kind["upper body"][:, 1:] == kind["upper body"][:, 1:2]).all()
+    changed = (kind["one arm"][:, 2:] != kind["one arm"][:, :1]).sum(1)
+    assert changed.max() == 1
+    joined = recipes.switch < recipes.lengths
+    assert joined.float().mean() == pytest.approx(0.1, abs=0.03) and (recipes.kinds[joined] == KINDS.index("joined")).all()
+
+
+# --- the search
+
+
+class Words:
+    "A text encoder whose sentence vectors are counts of letters."
+
+    def __call__(self, prompts):
+        counts = torch.tensor([[float(p.lower().count(c)) for c in "abcdefghijklmnopqrstuvwxyz"] for p in prompts])
+        pooled = torch.nn.functional.normalize(counts, dim=1)
+        return TextEmbedding(pooled[:, None], torch.ones(len(prompts), 1, dtype=torch.bool), pooled)
+
+
+def one_arm_policy():
+    "A policy that raises the left arm, or the right one, or none: never both."
+    moves = {"left": "raise-arm-left", "right": "raise-arm-right"}
+
+    def generate(prompts, lengths, seed=0):
+        actions = [next((a for word, a in moves.items() if word in p), "stand") for p in prompts]
+        clips = [generate_clips(1, seed=seed + i, actions=[a], max_frames=49, min_frames=49) for i, a in enumerate(actions)]
+        joints = torch.from_numpy(np.concatenate([clip.joints for clip in clips]))
+        return joints_to_features(joints, lengths=lengths + 1)[:, : int(lengths.max())]
+
+    return SimpleNamespace(generate=generate, text_encoder=Words())
+
+
+def lower_wrist(motion, lengths, prompts):
+    "A plain reward: how high the lower wrist gets."
+    wrists = features_to_joints(motion)[:, :, [20, 21], 1].amin(-1)
+    return wrists.masked_fill(torch.arange(wrists.shape[1]) >= lengths[:, None], -1).amax(1)
+
+
+KNOWN = [("raise the left arm", 40), ("raise the right arm", 40), ("lift your left arm", 44), ("stand", 40)]
+SMALL = ExploreConfig(prompts=2, pool=6, near=4, proposals=64, paces=(1.0,))
+
+
+def test_the_reward_finds_in_parts_what_no_whole_motion_shows():
+    found = explore(one_arm_policy(), lower_wrist, ["raise both arms", "arms up"], KNOWN, SMALL)
+    assert float(found.all_scores[:, 0].max()) < 1.2  # as the policy makes it: a wrist stays down
+    assert float(found.scores.min()) > 1.4  # both over the shoulders
+    assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+    assert float(lower_wrist(found.motion, found.lengths, found.prompts).sub(found.scores).abs().max()) < 1e-5
+    assert found.motion.shape[2] == 263 and len(found) == len(found.prompts) == len(found.sources) == round(0.85 * 4)
+    arms = [set(row[2:4]) for row in found.sources if len(row) == 4]
+    assert arms and all(any("arm" in caption for caption in row) for row in arms)
+    assert (found.advantages > 0.5).all()
+
+
+def test_scores_do_not_depend_on_how_many_are_scored_at_once():
+    few = ExploreConfig(prompts=1, pool=4, near=4, proposals=24)
+    one, other = (explore(one_arm_policy(), lower_wrist, ["up"], KNOWN, replace(few, chunk=n)) for n in (7, 1000))
+    torch.testing.assert_close(one.all_scores, other.all_scores, atol=1e-6, rtol=0)
+
+
+def test_a_flat_reward_is_told_in_one_line():
+    with pytest.raises(UserError, match="ranks all 128 recombinations alike"):
+        explore(one_arm_policy(), lambda motion, lengths, prompts: torch.full((len(motion),), 0.5), ["a", "b"], KNOWN, SMALL)
+
+
+def test_one_known_caption_leaves_nothing_to_recombine():
+    with pytest.raises(UserError, match="nothing to recombine"):
+        explore(one_arm_policy(), lower_wrist, ["both arms"], KNOWN[:1] * 3, SMALL)
+
+
+def test_prompts_that_nothing_serves_are_named_with_what_is_near():
+    def strict(motion, lengths, prompts):
+        height = lower_wrist(motion, lengths, prompts)
+        return torch.where(torch.tensor(["fly" in p for p in prompts]), height - 5, height)
+
+    found = explore(one_arm_policy(), strict, ["fly", "both arms"], KNOWN, SMALL)
+    lines = unserved(found)
+    assert len(lines) == 1 and "'fly'" in lines[0] and "nearest known captions" in lines[0]
+    assert any(caption in lines[0] for caption, _ in KNOWN)
+
+
+def test_near_captions_come_nearest_first():
+    rows = near_captions(["raise the left arm"], KNOWN, Words(), 3)
+    assert rows.shape == (1, 3) and rows[0, 0] == 0 and 3 not in rows[0]
+    assert near_captions(["x"], KNOWN, Words(), 99).shape == (1, 4)
+
+
+def test_choose_takes_the_best_and_then_the_best_that_is_not_nearly_the_same():
+    scores = torch.tensor([[0.1, 0.9, 0.8, 0.7]])
+    sources = torch.tensor([[[1, 1, 1, 1], [2, 2, 3, 4], [2, 2, 3, 5], [2, 2, 6, 7]]])
+    assert choose(scores, sources, 2).tolist() == [[1, 3]]
+
+
+# --- learning
+
+
+@pytest.fixture
+def policy():
+    torch.manual_seed(0)
+    denoiser = MotionDenoiser(width=32, layers=1, heads=2, feedforward=32, text_width=26)
+    return DiffusionPolicy(denoiser, Words(), steps=5)
+
+
+def test_log_probability_of_a_posterior_step_is_the_weighted_denoising_loss(policy):
+    x0, lengths = torch.randn(6, 12, 263), torch.tensor([12, 12, 9, 5, 12, 7])
+    x0 = policy.denoiser.encode(policy.denoiser.denormalise(x0), lengths)
+    text, generator = policy.encode(["a walk"] * 6), torch.Generator().manual_seed(0)
+    for i in range(4):
+        step = torch.full((6,), i)
+        x_t = off_policy.posterior_states(policy, x0, step, generator)
+        noise = policy.denoiser.noise_schedule.noise_from_x0(x_t, x0, policy.timesteps[step])
+        target, std = ddim_distribution(x0, noise, policy.alphas[step], policy.alphas_next[step])
+        mean, _, predicted = policy.step(x_t, i, text, lengths)
+        short = policy.step_log_prob(target, target, std, lengths) - policy.step_log_prob(target, mean, std, lengths)
+        error = off_policy.motion_errors(policy, predicted, x0, lengths)
+        torch.testing.assert_close(short, off_policy.step_weights(policy)[i].float() * error, rtol=2e-3, atol=1e-5)
+    assert off_policy.step_weights(policy)[4] == math.inf
+
+
+def test_the_base_policy_is_at_no_distance_from_itself_and_a_changed_one_is(policy):
+    generator = torch.Generator().manual_seed(0)
+    base = off_policy.base_predictions(policy, KNOWN, generator, count=2, batch_size=3)
+    assert base.states.shape == (2, 4, 44, 263)
+    assert off_policy.distillation_loss(policy, base, 16, generator).item() < 1e-10
+    with torch.no_grad():
+        for parameter in policy.denoiser.parameters():
+            parameter.add_(0.1)
+    assert off_policy.distillation_loss(policy, base, 16, generator).item() > 1e-4
+
+
+def test_a_better_motion_weighs_more_and_learning_comes_nearer(policy):
+    generator = torch.Generator().manual_seed(0)
+    motion = joints_to_features(torch.from_numpy(generate_clips(2, actions=["raise-both-arms"]).joints))[:, :36]
+
+    class Found(SimpleNamespace):
+        def __len__(self) -> int:
+            return 2
+
+    found = Found(prompts=["up", "up"], motion=motion, lengths=torch.tensor([36, 36]), advantages=torch.tensor([3.0, 1.0]))
+    base = off_policy.base_predictions(policy, KNOWN, generator)
+    parameters = list(policy.denoiser.requires_grad_(True).parameters())
+    losses = off_policy.learn(policy, found, base, parameters, LearnConfig(steps=30, distillation=0.0), generator)
+    assert len(losses) == 30 and losses[-1][0] < 0.8 * losses[0][0]
+
+
+def test_what_is_held_out_teaches_nothing():
+    items = list(range(100))
+    taught, kept = hold_out(items, share=8, most=5)
+    assert kept == [0, 8, 16, 24, 32] and sorted(taught + kept) == items
+    assert hold_out([1, 2], share=8) == ([1, 2], [1, 2])
+
+
+def test_the_best_round_by_the_scorer_is_kept_and_losing_the_rest_counts_twice(policy):
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    scores = iter([0.2, 0.9, 0.6, 0.9, 0.7, 0.6])  # target, retained; before, then two rounds
+
+    def scorer(motion, lengths, prompts):
+        return torch.full((len(motion),), next(scores))
+
+    selection = Selection(scorer, [("up", 8)], [("stand", 8)])
+    records = []
+    for value in (0.0, 1.0, 2.0):
+        with torch.no_grad():
+            parameters[0].fill_(value)
+        records.append(selection.look(policy, parameters))
+    assert [round(r["score"], 6) for r in records] == [0.2, 0.6, 0.1]
+    assert [r["improved"] for r in records] == [1, 1, 0] and float(selection.best[0]) == 1.0
+
+
+@pytest.mark.parametrize("prompts, retained, word", [([], KNOWN, "prompts to learn"), (["up"], [], "retained prompts")])
+def test_a_run_without_prompts_or_without_what_must_stay_does_not_begin(policy, prompts, retained, word):
+    with pytest.raises(UserError, match=word):
+        explore_and_learn(policy, lower_wrist, prompts, KNOWN, retained)
+
+
+SHORT = [(caption, 24) for caption, _ in KNOWN]
+QUICK = {"config": LearnConfig(rounds=3, steps=2, batch_size=4, lora_rank=2), "progress": False}
+LITTLE = ExploreConfig(prompts=2, pool=3, near=3, proposals=8)
+
+
+def test_a_run_ends_when_the_scorer_sees_no_gain_and_leaves_an_ordinary_network(policy):
+    before = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+    rounds = explore_and_learn(
+        policy, lower_wrist, ["up", "both up"], SHORT, SHORT, search=LITTLE,
+        scorer=lambda motion, lengths, prompts: torch.full((len(motion),), 0.5), **QUICK,
+    )
+    assert len(rounds) == 1 and rounds[0].held_out["improved"] == 0
+    after = policy.denoiser.state_dict()
+    assert after.keys() == before.keys()
+    for name, value in before.items():  # nothing was better than the base, so the base is kept
+        torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
+    record = rounds[0].record()
+    assert record["proposals"] == 16 and set(record["seconds"]) == {"search", "learn", "held_out"}
+
+
+def test_the_same_seed_gives_the_same_run(policy):
+    state = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+    results = []
+    for _ in range(2):
+        policy.denoiser.load_state_dict(state)
+        explore_and_learn(policy, lower_wrist, ["up", "both up"], SHORT, SHORT, search=LITTLE, **QUICK)
+        results.append({name: value.clone() for name, value in policy.denoiser.state_dict().items()})
+    assert all(torch.equal(results[0][name], results[1][name]) for name in state)
+    assert any(not torch.equal(results[0][name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("kind", ["unet", "latent"])
+def test_other_architectures_learn_too_and_an_autoencoder_stays_as_it_is(kind):
+    torch.manual_seed(0)
+    if kind == "unet":
+        denoiser = MotionUNet(channels=(8, 8, 8), text_latent=8, text_width=26)
+        for parameter in denoiser.parameters():  # it begins by saying nothing at all
+            torch.nn.init.normal_(parameter, std=0.1)
+    else:
+        denoiser = LatentDenoiser(width=16, layers=1, heads=2, feedforward=16, vae_layers=1, text_width=26)
+    policy = DiffusionPolicy(denoiser, Words(), steps=3)
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    config = LearnConfig(rounds=1, steps=2, batch_size=2, lora_rank=2)
+    rounds = explore_and_learn(policy, lower_wrist, ["up"], SHORT, SHORT, config, LITTLE, progress=False)
+    assert len(rounds) == 1 and all(math.isfinite(value) for pair in rounds[0].losses for value in pair)
+    changed = {name for name, value in denoiser.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not any(name.startswith("vae.") for name in changed)
+
+
+def test_a_failing_reward_leaves_the_network_whole(policy):
+    def broken(motion, lengths, prompts):
+        raise UserError("no score today")
+
+    names = set(policy.denoiser.state_dict())
+    with pytest.raises(UserError, match="no score today"):
+        explore_and_learn(policy, broken, ["up"], SHORT, SHORT, search=LITTLE, **QUICK)
+    assert set(policy.denoiser.state_dict()) == names
+
+
+def test_the_figure_shows_all_kinds():
+    found = explore(one_arm_policy(), lower_wrist, ["both arms"], KNOWN, SMALL)
+    figure = exploration.exploration_figure(found)
+    assert [tick.get_text() for tick in figure.axes[1].get_yticklabels()] == list(KINDS)
+    shares = exploration.explored_kinds(found)
+    assert sum(tried for tried, _ in shares.values()) == pytest.approx(1)
+    assert sum(chosen for _, chosen in shares.values()) == pytest.approx(1)
