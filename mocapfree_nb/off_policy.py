@@ -148,9 +148,9 @@ def learn(
 Scorer = Callable[[Tensor, Tensor, list[str]], Tensor]
 
 
-def held_out_score(policy: DiffusionPolicy, scorer: Scorer, questions: Known, seed: int = 1234) -> float:
-    """Mean score of one motion for each of `questions`, always from the same noise."""
-    prompts, lengths = [caption for caption, _ in questions], torch.tensor([length for _, length in questions])
+def held_out_score(policy: DiffusionPolicy, scorer: Scorer, evaluation_prompts: Known, seed: int = 1234) -> float:
+    """Mean score of one motion for each of `evaluation_prompts`, always from the same noise."""
+    prompts, lengths = [caption for caption, _ in evaluation_prompts], torch.tensor([length for _, length in evaluation_prompts])
     motion = policy.generate(prompts, lengths, seed=seed)
     return float(scorer(motion, lengths.to(motion.device), prompts).mean())
 

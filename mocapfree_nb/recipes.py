@@ -17,7 +17,9 @@ import torch
 
 from .corpus import Corpus, load_corpus
 from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
-from .experiment import Report, Task, adapt, check_fit, load_scorers, load_policy, make_task
+from .experiment import Report, adapt
+from .models.registry import check_fit, load_scorers, load_policy
+from .tasks import Task, make_task
 from .files import UserError
 from .policy import DiffusionPolicy
 from .rewards import RetrievalReward

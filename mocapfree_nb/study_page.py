@@ -15,7 +15,7 @@ from mocapfree_nb.files import UserError, write_atomically, write_json
 from mocapfree_nb.reading import read_json
 from .skeleton import Skeleton
 from .study import QUESTIONS, Shown, choose_pairs, controls
-from mocapfree_nb.experiment import _metre
+from mocapfree_nb.viewer import units_per_metre
 from mocapfree_nb.player import _json, page_html, player_code, player_scene
 
 __all__ = ["read_runs", "make_study", "study_html", "save_study"]
@@ -52,7 +52,7 @@ def read_runs(runs: Sequence[str | Path]) -> tuple[list[Shown], Skeleton]:
 
 def _scene(joints: np.ndarray, skeleton: Skeleton) -> dict:
     """The player's scene of one motion, rounded to 2 mm so that it packs well."""
-    grid = 0.002 * _metre(skeleton)
+    grid = 0.002 * units_per_metre(skeleton)
     return player_scene((joints / grid).round() * grid, skeleton)
 
 
@@ -66,7 +66,7 @@ def make_study(runs: Sequence[str | Path], pairs: int = 24, seed: int = 0) -> tu
     shown, skeleton = read_runs(runs)
     rng = np.random.default_rng(seed)
     chosen = choose_pairs(shown, pairs, rng)
-    chosen += controls(chosen, shown, rng, _metre(skeleton))
+    chosen += controls(chosen, shown, rng, units_per_metre(skeleton))
     motions = list(dict.fromkeys(motion for pair in chosen for motion in (pair.first, pair.second)))
     names = [f"{number:08x}" for number in rng.choice(2**32, len(motions) + len(chosen), replace=False)]
     name_of = dict(zip(motions, names[len(chosen) :], strict=True))

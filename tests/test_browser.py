@@ -7,7 +7,8 @@ import pytest
 from browser import Hands, chromium, listen
 
 from mocapfree_nb import player
-from mocapfree_nb.output.report import players_html, report_html
+from mocapfree_nb.output.page import players_html
+from mocapfree_nb.output.report import report_html
 from mocapfree_nb.player import Chart, page_html
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D

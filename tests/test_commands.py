@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from mocapfree_nb import cli, experiment, files
+from mocapfree_nb import cli, experiment, files, tasks
 from mocapfree_nb.bench import write_folder
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
@@ -99,7 +99,7 @@ def test_a_make_target_that_is_named_exists(path):
 def quick(monkeypatch, tmp_path):
     "In an empty folder, a small corpus, few questions and one short round: all else is as it is typed."
     monkeypatch.chdir(tmp_path)
-    corpus, plain = load_corpus("procedural", num_clips=500), experiment.make_task
+    corpus, plain = load_corpus("procedural", num_clips=500), tasks.make_task
     monkeypatch.setattr("mocapfree_nb.experiment.load_corpus", lambda *_, **__: corpus)
     monkeypatch.setattr("mocapfree_nb.corpus.load_corpus", lambda source="procedural", **options: (
         corpus if source == "procedural" else load_corpus(source, **options)

@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import cli, ddpo, experiment, files, validity
+from mocapfree_nb import cli, ddpo, evaluation, experiment, files, runs, tasks, validity, vocabulary
 from mocapfree_nb.corpus import Clip, Corpus, collate, load_corpus, statistics
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.evaluator import EvaluatorModel
 from mocapfree_nb.features import features_to_joints, joints_to_features
 from mocapfree_nb.files import UserError
+from mocapfree_nb.models import registry, shipped
+from mocapfree_nb.output import comparison
 from mocapfree_nb.procedural import captions_for
 from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.skeleton import KIT_ML
 
-TARGET = experiment.LEFT_OUT
+TARGET = tasks.LEFT_OUT
 CORPUS = load_corpus("procedural", num_clips=500)
 QUICK = DDPOConfig(iterations=2, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4, select_every=1)
 ROW = {
@@ -36,7 +38,7 @@ ROW = {
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """What takes a whole adaptation its time: the motions it retains and those its judge looks at. And the corpus."""
-    monkeypatch.setattr(experiment, "make_task", functools.partial(experiment.make_task, retained=16))
+    monkeypatch.setattr(experiment, "make_task", functools.partial(tasks.make_task, retained=16))
     monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometricSelector, count=8, others=8))
 
     def load(name="procedural", *arguments, **settings):
@@ -65,7 +67,7 @@ def quick(base, **arguments):
 
 
 def test_no_sentence_is_both_practised_and_asked():
-    task = experiment.make_task(CORPUS, TARGET)
+    task = tasks.make_task(CORPUS, TARGET)
     asked = set(task.target.prompts) | set(task.original.prompts)
     assert not asked & (set(task.training_prompts) | set(task.retained.prompts))
     assert set(task.target.labels) == {TARGET} and TARGET not in "+".join(task.retained.labels + task.original.labels)
@@ -74,7 +76,7 @@ def test_no_sentence_is_both_practised_and_asked():
 
 def test_words_choose_a_target_where_there_are_no_labels():
     bare = CORPUS.subset(dataclasses.replace(clip, actions=()) for clip in CORPUS)
-    task = experiment.make_task(bare, leave_out_words=["both arms", "both hands"])
+    task = tasks.make_task(bare, leave_out_words=["both arms", "both hands"])
     assert sum("both" in prompt for prompt in task.training_prompts) > len(task.training_prompts) / 3
     assert not any("both arms" in prompt for prompt in task.retained.prompts)
 
@@ -93,7 +95,7 @@ def test_a_run_leaves_everything_behind_and_is_not_lost(base, tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page
     for name in ("config.json", "log.jsonl", "checkpoints/last.pt", "model/model.safetensors"):
         assert (folder / name).exists()
-    adapted = experiment.load_policy(folder / "model", steps=3)
+    adapted = registry.load_policy(folder / "model", steps=3)
     assert adapted.generate(["walks"], [20]).shape == (1, 20, 263)
 
 
@@ -114,8 +116,8 @@ def test_a_checker_of_ones_own_judges_an_unknown_label():
     joints, lengths = torch.zeros(3, 20, 22, 3), torch.tensor([20, 20, 20])
     joints[1, :, :, 1] = 1.0
     labels = [clip.actions[0] for clip in clips[:3]]
-    assert experiment.check_motion(joints, lengths, labels).isnan().all()
-    passed = experiment.check_motion(joints, lengths, labels, {"sway": lambda clip: bool(clip[..., 1].mean() > 0.5)})
+    assert evaluation.check_motion(joints, lengths, labels).isnan().all()
+    passed = evaluation.check_motion(joints, lengths, labels, {"sway": lambda clip: bool(clip[..., 1].mean() > 0.5)})
     assert passed.tolist() == [0.0, 1.0, 0.0]
 
 
@@ -131,11 +133,11 @@ def test_gap_closed_is_a_share_of_the_way_to_the_model_that_saw_the_action():
 
 def test_a_misspelt_check_is_named_and_does_not_pass_for_none():
     with pytest.raises(UserError, match="jmup"):
-        experiment.check_motion(torch.zeros(1, 20, 22, 3), torch.tensor([20]), ["sway"], {"sway": "jmup"})
+        evaluation.check_motion(torch.zeros(1, 20, 22, 3), torch.tensor([20]), ["sway"], {"sway": "jmup"})
 
 
 def test_a_practice_prompt_is_judged_by_the_label_of_its_own_caption():
-    task = experiment.make_task(CORPUS, leave_out_words=["waves"])
+    task = tasks.make_task(CORPUS, leave_out_words=["waves"])
     label = {caption: "+".join(clip.actions) for clip in task.target_clips for caption in clip.captions}
     assert task.training_labels == [label[prompt] for prompt in task.training_prompts] and len(set(task.training_labels)) > 1
 
@@ -149,12 +151,12 @@ def test_a_practice_prompt_is_judged_by_the_label_of_its_own_caption():
 
 
 def test_one_real_clip_gives_no_fid_and_a_corpus_is_embedded_in_parts(base):
-    scorers = experiment.load_scorers(files.WEIGHTS / "retrieval", files.WEIGHTS / "evaluator")
+    scorers = registry.load_scorers(files.WEIGHTS / "retrieval", files.WEIGHTS / "evaluator")
     clips = list(CORPUS)[:300]
     rows = scorers.embed(clips)
     assert len(rows) == 300 and torch.allclose(rows[290:], scorers.embed(clips[290:]), atol=1e-4)
-    evaluation_prompts = experiment.draw_evaluation_prompts(clips[:8], 4)
-    assert experiment.evaluate_policy(experiment.load_policy(base, 3), evaluation_prompts, scorers, rows[:1], repeats=2)[0]["fid"] is None
+    evaluation_prompts = tasks.draw_evaluation_prompts(clips[:8], 4)
+    assert evaluation.evaluate_policy(registry.load_policy(base, 3), evaluation_prompts, scorers, rows[:1], repeats=2)[0]["fid"] is None
 
 
 def test_a_run_goes_on_only_with_its_own_settings(base, tmp_path):
@@ -177,7 +179,7 @@ def test_a_report_that_could_not_be_written_whole_does_not_count_as_finished(bas
 
 def test_the_checkpoint_outlives_a_model_that_could_not_be_saved(tmp_path, monkeypatch):
     small = (MotionDenoiser, {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}, {"batch_size": 4})
-    monkeypatch.setitem(experiment.SHIPPED, "denoiser", small)
+    monkeypatch.setitem(shipped.SHIPPED, "denoiser", small)
 
     def full_disk(*_):
         raise UserError("no space left")
@@ -186,16 +188,16 @@ def test_the_checkpoint_outlives_a_model_that_could_not_be_saved(tmp_path, monke
     (tmp_path / "checkpoint.pt").touch()
     monkeypatch.setattr(experiment, "pretrain", lambda denoiser, *_, **__: denoiser)
     with pytest.raises(UserError, match="no space"):
-        experiment.train("denoiser", tmp_path, CORPUS, steps=1)
+        shipped.train("denoiser", tmp_path, CORPUS, steps=1)
     assert (tmp_path / "checkpoint.pt").exists()
 
 
 def test_next_run_overwrites_no_report(tmp_path):
-    assert experiment.next_run(tmp_path, "demo") == tmp_path / "demo"
+    assert runs.next_run(tmp_path, "demo") == tmp_path / "demo"
     (tmp_path / "demo").mkdir()
-    assert experiment.next_run(tmp_path, "demo") == tmp_path / "demo"  # unfinished: goes on
+    assert runs.next_run(tmp_path, "demo") == tmp_path / "demo"  # unfinished: goes on
     (tmp_path / "demo" / "report.json").write_text("{}")
-    assert experiment.next_run(tmp_path, "demo") == tmp_path / "demo-2"
+    assert runs.next_run(tmp_path, "demo") == tmp_path / "demo-2"
 
 
 def run(*arguments, cwd):
@@ -282,7 +284,7 @@ def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monk
     corpus = load_corpus("procedural", num_clips=60)
     monkeypatch.setattr("mocapfree_nb.corpus.load_corpus", lambda *_, **__: corpus)
     size = {"width": 16, "layers": 1, "vae_layers": 1, "heads": 2, "feedforward": 16}
-    monkeypatch.setitem(experiment.SHIPPED, "latent", (latent.LatentDenoiser, size, {"batch_size": 64}))
+    monkeypatch.setitem(shipped.SHIPPED, "latent", (latent.LatentDenoiser, size, {"batch_size": 64}))
     monkeypatch.setattr(latent, "vae_batch_loss", lambda *args, refuse: asked.append(refuse) or learnt(*args, refuse=refuse))
     for check in ([], ["--check", "raise-both-arms=walk-forward"]):
         options = ["--leave-out", "raise-both-arms", "--steps", "1", "--device", "cpu", "--out", tmp_path / f"model{len(check)}"]
@@ -368,7 +370,7 @@ def test_prompts_files_may_come_from_windows(tmp_path):
 
 def test_a_corpus_without_held_out_captions_is_named():
     with pytest.raises(UserError, match="held-out"):
-        experiment.draw_evaluation_prompts(Corpus((), CORPUS.mean, CORPUS.std), 5)
+        tasks.draw_evaluation_prompts(Corpus((), CORPUS.mean, CORPUS.std), 5)
 
 
 def test_a_folder_with_a_handful_of_held_out_clips_will_do(base):
@@ -389,7 +391,7 @@ def test_a_score_mirror_consistent_is_what_the_unet_and_latent_recipes_follow(ba
         return plain(policy, reward, *rest)
 
     monkeypatch.setattr(experiment, "DDPOTrainer", trainer)
-    given = {name: experiment.shipped_recipe(name, seed=3) for name in experiment.ARCHITECTURES}
+    given = {name: shipped.shipped_recipe(name, seed=3) for name in shipped.ARCHITECTURES}
     assert [recipe["mirrored"] for recipe in given.values()] == [False, True, True]
     assert all(recipe["config"].seed == 3 and recipe["model"].is_dir() for recipe in given.values())
     looked = []
@@ -464,21 +466,21 @@ def test_questions_are_drawn_in_linear_time():
     motion = np.zeros((40, 263), np.float32)
     clips = [Clip(str(i), motion, (f"a {i}", f"b {i}", f"c {i}"), ("walk",), "train") for i in range(11_693)]  # HumanML3D's
     started = time.process_time()
-    asked = experiment.draw_evaluation_prompts(clips, 576)
+    asked = tasks.draw_evaluation_prompts(clips, 576)
     assert time.process_time() - started < 2  # a list of all for every question took 25 s
     order = torch.randperm(3 * len(clips), generator=torch.Generator().manual_seed(0))[:576].tolist()
     assert asked.prompts == [f"{'abc'[i % 3]} {i // 3}" for i in order]
 
 
 def test_words_that_no_caption_has_bring_a_line_with_the_nearest_sentence_that_is_known():
-    known = experiment.known_words()
-    assert all(set(experiment._words(caption)) <= known for caption in CORPUS.captions)
-    assert experiment.words_note(["A person walks forward, while waving the left hand!"]) is None
-    note = experiment.words_note(["a man boxing with a kangaroo", "walks", "翻跟头", "🙂"])
+    known = vocabulary.known_words()
+    assert all(set(vocabulary._words(caption)) <= known for caption in CORPUS.captions)
+    assert vocabulary.words_note(["A person walks forward, while waving the left hand!"]) is None
+    note = vocabulary.words_note(["a man boxing with a kangaroo", "walks", "翻跟头", "🙂"])
     assert "'kangaroo'" in note and "2 more prompts" in note and "\n" not in note
     nearest = note.split("nearest sentence that it knows is ")[1].strip("'")
     assert any(nearest in captions_for(label, 3) for label in ("punch-left", "punch-right"))
-    assert "'翻跟头'" in experiment.words_note(["翻跟头"]) and "'🙂'" in experiment.words_note(["🙂"])
+    assert "'翻跟头'" in vocabulary.words_note(["翻跟头"]) and "'🙂'" in vocabulary.words_note(["🙂"])
 
 
 def test_strange_words_and_forgotten_quotes_are_noted_once_each(base, capsys, monkeypatch, tmp_path):
@@ -496,7 +498,7 @@ def test_strange_words_and_forgotten_quotes_are_noted_once_each(base, capsys, mo
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
 def test_guidance_is_a_finite_number(scale, base):
     with pytest.raises(UserError, match="guidance scale"):
-        experiment.load_policy(base, guidance_scale=scale)
+        registry.load_policy(base, guidance_scale=scale)
 
 
 @pytest.mark.parametrize("option", ["--guidance", "--eta", "--seconds"])
@@ -535,7 +537,7 @@ def test_which_models_are_taken_where_none_is_named(monkeypatch):
 
 def test_a_free_prompts_report_says_only_what_is_so(base):
     report = quick(base, target=None, prompts=["a person salutes"], full_model=files.WEIGHTS / "denoiser")
-    text = report.to_html() + experiment.summary(report.values)
+    text = report.to_html() + comparison.summary(report.values)
     for words in ("had not practised", "eld-out prompts", "saw the action", "was shown such motions"):
         assert words not in text.replace("(a run of free prompts", ""), words
     assert "for the very prompts that it practised" in text and "the prompts that were practised" in text
@@ -573,7 +575,7 @@ def test_the_next_start_of_a_killed_run_takes_its_leftovers_away_and_nothing_els
     mine = [tmp_path / name for name in (".report.html", ".report.html.mine", "model/.hidden", ".git-keep")]
     for path in mine:
         path.touch()
-    experiment.prepare_folder(tmp_path)
+    runs.prepare_folder(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
 
 

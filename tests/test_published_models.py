@@ -12,6 +12,7 @@ from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
+from mocapfree_nb.models import registry
 from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.published.encoders import TMR, GuoEvaluator, GuoWords
 from mocapfree_nb.retrieval import RetrievalModel
@@ -65,10 +66,10 @@ def world(tmp_path_factory):
 
 def test_published_networks_take_the_places_of_ours(world):
     root, _ = world
-    scorers = experiment.load_scorers(root / "tmr", root / "evaluator")
+    scorers = registry.load_scorers(root / "tmr", root / "evaluator")
     assert isinstance(scorers.evaluator, GuoEvaluator) and isinstance(scorers.read, GuoWords)
     assert isinstance(scorers.reward.model, TMR) and scorers.reward.text_encoder.kind == "distilbert"
-    policy = experiment.load_policy(root / "mdm", steps=2)
+    policy = registry.load_policy(root / "mdm", steps=2)
     assert isinstance(policy.denoiser, MDM) and policy.text_encoder.kind == "clip"
     motion = policy.generate(["a person waves", "a person bows"], [30, 20])
     scores = scorers.reward(motion, torch.tensor([30, 20]), ["a person waves", "a person bows"])
@@ -91,7 +92,7 @@ def test_a_published_model_is_adapted_and_examined(world, tmp_path):
         progress=False,
     )
     assert all(np.isfinite(report.after["r_precision"])) and report.after["fid"] > 0
-    after, before = (experiment.load_policy(path, steps=2).denoiser for path in (tmp_path / "run" / "model", root / "mdm"))
+    after, before = (registry.load_policy(path, steps=2).denoiser for path in (tmp_path / "run" / "model", root / "mdm"))
     assert type(after) is MDM
     assert any(not torch.equal(a, b) for a, b in zip(after.parameters(), before.parameters(), strict=True))
 
@@ -99,13 +100,13 @@ def test_a_published_model_is_adapted_and_examined(world, tmp_path):
 def test_a_network_in_the_wrong_place_is_one_line(world, tmp_path):
     root, _ = world
     with pytest.raises(UserError, match="holds a TMR, which is of no use here"):
-        experiment.load_policy(root / "tmr")
+        registry.load_policy(root / "tmr")
     with pytest.raises(UserError, match="holds a MDM, which is of no use here"):
-        experiment.load_scorers(root / "mdm", root / "evaluator")
+        registry.load_scorers(root / "mdm", root / "evaluator")
     with pytest.raises(UserError, match="no model at"):
-        experiment.load_policy(tmp_path / "nowhere")
+        registry.load_policy(tmp_path / "nowhere")
     RetrievalModel().save_pretrained(tmp_path / "ours")
     with pytest.raises(UserError, match="holds a RetrievalModel"):
-        experiment.load_scorers(root / "tmr", tmp_path / "ours")
+        registry.load_scorers(root / "tmr", tmp_path / "ours")
     MotionDenoiser(width=16, layers=1, heads=2).save_pretrained(tmp_path / "ours2")
-    assert type(experiment.load_denoiser(tmp_path / "ours2")) is MotionDenoiser
+    assert type(registry.load_denoiser(tmp_path / "ours2")) is MotionDenoiser

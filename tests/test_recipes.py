@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import cli, experiment, recipes
+from mocapfree_nb import cli, experiment, recipes, tasks
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.data.convert import convert_skeleton
 from mocapfree_nb.denoiser import MotionDenoiser
@@ -44,7 +44,7 @@ def write(root: Path, clips, kit: bool = False) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """What takes a whole adaptation its time: the motions it retains and those its judge looks at."""
-    monkeypatch.setattr(experiment, "make_task", functools.partial(experiment.make_task, retained=16))
+    monkeypatch.setattr(experiment, "make_task", functools.partial(tasks.make_task, retained=16))
     monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometricSelector, count=8, others=8))
 
 

@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mocapfree_nb.experiment import summary
 from mocapfree_nb.files import UserError
-from mocapfree_nb.output.report import comparison_html, comparison_rows, comparison_text, players_html, read_report, report_html
+from mocapfree_nb.output.comparison import comparison_html, comparison_rows, comparison_text, read_report, summary
+from mocapfree_nb.output.page import players_html
+from mocapfree_nb.output.report import report_html
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
 NASTY = '</script><img src=x onerror=alert(1)>"'

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import mocapfree_nb
-from mocapfree_nb import experiment, files
+from mocapfree_nb import experiment, files, runs, tasks
 from mocapfree_nb.corpus import Clip, load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.evaluator import EvaluatorModel
 from mocapfree_nb.files import UserError
+from mocapfree_nb.models import registry, shipped
 from mocapfree_nb.pretrain import corpus_hash, network_hash
 from mocapfree_nb.retrieval import RetrievalModel
 
@@ -25,15 +26,15 @@ RETRIEVAL, EVALUATOR = files.WEIGHTS / "retrieval", files.WEIGHTS / "evaluator"
 def policy_and_judges(checks=None):
     torch.manual_seed(0)
     denoiser = MotionDenoiser(width=16, layers=1, heads=2, feedforward=16, frames_per_token=4)
-    return experiment.load_policy(denoiser, steps=3), experiment.load_scorers(RETRIEVAL, EVALUATOR, checks)
+    return registry.load_policy(denoiser, steps=3), registry.load_scorers(RETRIEVAL, EVALUATOR, checks)
 
 
 def record(corpus=CORPUS, checks=None, evaluation_prompts=4, change=None, **task):
     policy, scorers = policy_and_judges(checks)
     if change:
         change(policy, scorers)
-    task = experiment.make_task(corpus, TARGET, evaluation_prompts=evaluation_prompts, retained=task.pop("anchors", 20), **task)
-    return experiment.content_settings(policy, scorers, task)
+    task = tasks.make_task(corpus, TARGET, evaluation_prompts=evaluation_prompts, retained=task.pop("anchors", 20), **task)
+    return runs.content_settings(policy, scorers, task)
 
 
 def nudge(network):
@@ -122,11 +123,11 @@ def test_hashes_change_with_the_content_and_not_with_the_place():
 
 def test_training_a_network_leaves_the_users_random_numbers_alone(tmp_path, monkeypatch):
     small = (MotionDenoiser, {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}, {"batch_size": 4})
-    monkeypatch.setitem(experiment.SHIPPED, "denoiser", small)
+    monkeypatch.setitem(shipped.SHIPPED, "denoiser", small)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     seeded = []
     monkeypatch.setattr(torch, "manual_seed", seeded.append)
-    experiment.train("denoiser", tmp_path, corpus=CORPUS, steps=1)
+    shipped.train("denoiser", tmp_path, corpus=CORPUS, steps=1)
     assert torch.equal(torch.rand(3), expected) and not seeded

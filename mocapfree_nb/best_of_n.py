@@ -1,0 +1,64 @@
+"""Best of N: what the base model reaches without learning, from as many network calls as an adaptation took."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mocapfree_nb.evaluation import make_motion
+from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.tasks import EvaluationPrompts
+
+__all__ = ["Calls", "count_calls", "samples_for", "best_of_n"]
+
+
+class Calls:
+    """How many motions a network has been asked to denoise by one step so far (both guidance branches count)."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self, _: nn.Module, arguments: tuple) -> None:
+        self.made += len(arguments[0])
+
+
+@contextmanager
+def count_calls(denoiser: nn.Module) -> Iterator[Calls]:
+    """Count the calls of `denoiser` while the block runs."""
+    calls = Calls()
+    hook = denoiser.register_forward_pre_hook(calls)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+def samples_for(calls: int, policy: DiffusionPolicy, motions: int) -> int:
+    """How many samples each of `motions` motions may be the best of for so many network calls; at least 1."""
+    per_sample = policy.steps * (1 if policy.guidance_scale == 1 else 2)
+    return max(1, calls // (per_sample * motions))
+
+
+def best_of_n(
+    policy: DiffusionPolicy,
+    evaluation_prompts: EvaluationPrompts,
+    reward: Callable[..., Tensor],
+    samples: int,
+    repeats: int = 4,
+    seed: int = 0,
+) -> Tensor:
+    """Raw motion (repeats * n, frames, features): of `samples` for each, the one that the reward likes best.
+
+    The first sample is what `evaluate_policy` generates with the same seed.
+    """
+    prompts = evaluation_prompts.prompts * repeats
+    lengths = evaluation_prompts.lengths.repeat(repeats).to(policy.denoiser.feature_mean.device)
+    best = make_motion(policy, prompts, lengths, seed)
+    scores = reward(best, lengths, prompts)
+    for turn in range(1, samples):
+        motion = make_motion(policy, prompts, lengths, seed + 1_000_003 * turn)
+        found = reward(motion, lengths, prompts)
+        better = found > scores
+        best, scores = torch.where(better[:, None, None], motion, best), torch.where(better, found, scores)
+    return best

@@ -1,0 +1,165 @@
+"""What all groups of commands share: options, what is said and how, folders of runs, errors of the user."""
+
+import importlib
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mocapfree_nb.files import UserError, printable
+
+
+def say(text: object, file=None) -> None:
+    """Print lines: all that this program prints goes through here, so that no name or caption controls a terminal."""
+    for line in str(text).split("\n"):
+        print(printable(line, sys.maxsize), file=file, flush=True)
+
+
+def say_line(text: object) -> None:
+    """One line to the person at the terminal, apart from what the command prints."""
+    say(re.sub(r"\s*\n\s*", " ", str(text).strip()), sys.stderr)
+
+
+def note(message: Warning | str, *_, **__) -> None:
+    """A warning as one line."""
+    say_line(f"note: {message}")
+
+
+def check_finite(value: float | None) -> float | None:
+    """A number option that is NaN or infinite passes its bounds: refused here, by name of what it is."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def check_seed(value: int) -> int:
+    """A seed that a generator takes."""
+    if not 0 <= value < 2**63:
+        raise UserError(f"--seed {value}: a seed is a whole number from 0 to 2**63 - 1")
+    return value
+
+
+Corpus = Annotated[str, typer.Option(help="'procedural', or a folder: HumanML3D, KIT-ML, BVH or AMASS.")]
+MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
+Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.", callback=check_seed)]
+DenoisingSteps = Annotated[int, typer.Option(help="Denoising steps of a motion.", min=2)]
+Solver = Annotated[str, typer.Option(help="Sampler: ddim, ddpm, sde-dpmsolver++, sde-dpmsolver++2m ...")]
+Eta = Annotated[
+    float | None,
+    typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1, callback=check_finite),
+]
+FramesPerSecond = Annotated[
+    float | None, typer.Option(help="Frames a second (default: the skeleton's).", min=0.1, max=999, callback=check_finite)
+]
+Iterations = Annotated[int | None, typer.Option(help="Iterations of training (default: the recipe's).", min=1)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting of the adaptation, as KEY=VALUE (see DDPOConfig); repeat for more.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="File of settings, .json or .toml.")]
+Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.", callback=check_finite)]
+
+
+def pick_device(name: str) -> str:
+    """The device of this name if it is there and computes; "auto" takes the fastest."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:  # what torch says of it runs to a page
+        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        raise UserError(f"no device {name[:40]!r} here; there is {', '.join(there)}; or use --device auto") from error
+    return name
+
+
+def refuse_finished(folder: Path) -> None:
+    """Raise `UserError` where a run is over."""
+    if (folder / "report.json").exists():
+        raise UserError(f"{folder} is finished: see {folder / 'report.html'}; choose another --name for a new run")
+
+
+class Stopped(Exception):
+    """Ctrl-C, with what can be said of going on."""
+
+
+@contextmanager
+def going_on(folder: Path, checkpoint: str, how: str) -> Iterator[None]:
+    """Ctrl-C says how work goes on, or, before there is a checkpoint, that nothing was kept; then a new folder goes."""
+    fresh = not folder.exists()
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if (folder / checkpoint).exists():
+            raise Stopped(f"stopped; {folder} goes on with {how}") from stop
+        if fresh and folder.is_dir():  # nothing but settings
+            shutil.rmtree(folder, ignore_errors=True)
+        raise Stopped("stopped before there was anything to keep; the same command starts again") from stop
+
+
+def run_folder(name: str, resume: bool) -> Path:
+    """The folder of a run, new or to go on with; `UserError` where it is not what was asked for."""
+    folder = Path("runs") / name
+    if resume:
+        refuse_finished(folder)
+    if folder.exists() and not resume:
+        raise UserError(f"{folder} exists: go on with --resume, or choose another --name")
+    if resume and not folder.exists():
+        raise UserError(f"nothing to resume: {folder} does not exist")
+    return folder
+
+
+def find_function(option: str, name: str) -> Callable:
+    """The function named MODULE:FUNCTION, the module also from the folder one is in; `option` is what named it."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise UserError(f"{option} wants MODULE:FUNCTION, not {name!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise UserError(f"{option} {name}: {error}") from error
+    if not callable(found):
+        raise UserError(f"{option} {name}: {function} is not a function but a {type(found).__name__}")
+    return found
+
+
+def read_checks(pairs: list[str]) -> dict:
+    """"label=known-label" or "label=module:function" to what `experiment.adapt` takes."""
+    checks = {}
+    for pair in pairs:
+        label, _, check = pair.partition("=")
+        if not label or not check:
+            raise UserError(f"--check wants LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION, not {pair!r}")
+        checks[label] = find_function("--check", check) if ":" in check else check
+    return checks
+
+
+def announce(report, folder: Path) -> None:
+    """The outcome in a few lines, and where the page is."""
+    from mocapfree_nb.output.comparison import summary
+
+    say(summary(report.values))
+    say(f"report: {folder / 'report.html'}")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file of prompts that are not empty."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{path} holds no prompts: write one a line")
+    return prompts

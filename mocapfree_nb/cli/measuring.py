@@ -1,0 +1,147 @@
+"""Commands that measure: evaluate, compare, bench."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mocapfree_nb.cli.common import Corpus, Device, Eta, MaxFrames, Seed, check_finite, pick_device, read_checks, say
+from mocapfree_nb.files import UserError
+
+app = typer.Typer()
+
+
+class ProtocolName(StrEnum):
+    humanml3d = "humanml3d"
+    kit = "kit"
+    retrieval = "retrieval"
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path | None, typer.Option(help="Denoiser to evaluate (default: shipped, full data).")] = None,
+    protocol: Annotated[
+        ProtocolName | None, typer.Option(help="The published evaluation instead: humanml3d, kit, or TMR's retrieval.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Of --protocol: the data folder as it ships.")] = None,
+    corpus: Corpus = "procedural",
+    max_frames: MaxFrames = 196,
+    target: Annotated[str | None, typer.Option(help="A label to evaluate by itself.")] = None,
+    retrieval: Annotated[Path | None, typer.Option(help="Retrieval network.")] = None,
+    evaluator: Annotated[Path | None, typer.Option(help="Evaluator network.")] = None,
+    check: Annotated[list[str] | None, typer.Option(help="LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION.")] = None,
+    evaluation_prompts: Annotated[int, typer.Option(help="Held-out prompts.", min=8)] = 32,
+    denoising_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of a motion (default: 10; of --protocol: the authors').", min=2, max=1000)
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Classifier-free guidance scale (default: 2.5; of --protocol: the authors').", callback=check_finite),
+    ] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="Sampler, as in generate (default: ddim; of --protocol: the authors').")
+    ] = None,
+    eta: Eta = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the numbers here as JSON.")] = None,
+    replications: Annotated[int, typer.Option(help="Of --protocol.", min=1)] = 20,
+    samples: Annotated[int | None, typer.Option(help="Of --protocol: samples in a replication (default: all).", min=32)] = None,
+    multimodality: Annotated[bool, typer.Option(help="Of --protocol: 100 captions, 30 motions each.")] = True,
+    glove: Annotated[Path | None, typer.Option(help="Of --protocol: folder of our_vab_data.npy.")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="Of --protocol: folder or hub name of the encoder that the model reads.")
+    ] = None,
+    sentence_encoder: Annotated[
+        str | None, typer.Option(help="Of --protocol retrieval: folder or hub name of MPNet.")
+    ] = None,
+) -> None:
+    """Evaluate a model on held-out prompts: R-precision, FID, distances, verified share, foot skate.
+
+    As papers do:  mocapfree evaluate --protocol humanml3d --data HumanML3D --evaluator t2m --model model.pt --out mdm.json
+    Real motion:   the same without --model
+    Retrieval:     mocapfree evaluate --protocol retrieval --data HumanML3D --retrieval tmr_humanml3d_guoh3dfeats
+    """
+    import json
+
+    from mocapfree_nb import experiment
+    from mocapfree_nb.corpus import load_corpus
+    from mocapfree_nb.files import write_json
+
+    if protocol is not None:
+        from mocapfree_nb.published import protocol as published
+
+        needed = {"--data": data, "--evaluator": evaluator}
+        if protocol is ProtocolName.retrieval:
+            needed = {"--data": data, "--retrieval": retrieval}
+        if missing := [name for name, value in needed.items() if value is None]:
+            raise UserError(f"--protocol {protocol} needs {' and '.join(missing)}")
+        if protocol is ProtocolName.retrieval:
+            say(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, pick_device(device)))
+        else:
+            sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
+            sampling["solver"] = solver or (None if eta is None else "ddim")  # the only solver that takes an eta
+            sampling = {key: value for key, value in sampling.items() if value is not None}
+            size = {"replications": replications, "limit": samples, "captions": 100 if multimodality else 0, "seed": seed}
+            where = (data, evaluator, model, glove, text_encoder, sampling)
+            say(published.run(protocol, *where, out=out, device=pick_device(device), **size))
+        return
+    rows = experiment.evaluate(
+        model or experiment.WEIGHTS / "denoiser",
+        load_corpus(corpus, max_frames=max_frames),
+        target,
+        retrieval or experiment.WEIGHTS / "retrieval",
+        evaluator or experiment.WEIGHTS / "evaluator",
+        read_checks(check or []),
+        evaluation_prompts,
+        denoising_steps or 10,
+        2.5 if guidance is None else guidance,
+        seed,
+        pick_device(device),
+        solver or "ddim",
+        eta,
+    )
+    say(json.dumps(rows, indent=1))
+    if out:
+        write_json(out, rows)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their report.json.")],
+    out: Annotated[Path | None, typer.Option(help="Write the table here as a page (.html).")] = None,
+) -> None:
+    """Put finished runs side by side: what each learnt and forgot, and what an iteration of its model costs here.
+
+    mocapfree compare runs/demo runs/demo-unet runs/demo-latent
+    """
+    from mocapfree_nb.bench import measure_iteration
+    from mocapfree_nb.files import write_atomically
+    from mocapfree_nb.output.comparison import comparison_html, comparison_rows, comparison_text
+    from mocapfree_nb.output.comparison import read_report
+
+    paths = {str(run): run if run.suffix == ".json" else run / "report.json" for run in runs}
+    reports = {name: read_report(path) for name, path in paths.items()}
+    models = {name: str(report["config"].get("model", "")) for name, report in reports.items()}
+    costs = {name: measure_iteration(model) for name, model in models.items() if os.path.isdir(model)}
+    rows = comparison_rows(reports, costs)
+    say(comparison_text(rows))
+    if out:
+        with write_atomically(out) as temporary:
+            temporary.write_text(comparison_html(rows), encoding="utf-8")
+        say(f"saved {out}")
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Which: reward_path, features, guidance, rollout, dataset.")] = None,
+) -> None:
+    """Measure this machine: reward path batched against one by one, features, guidance in one forward.
+
+    `mocapfree bench dataset` writes a folder the size of HumanML3D (5 GB, removed again) and opens it twice.
+    """
+    from mocapfree_nb.bench import main as run
+
+    run(names)

@@ -1,0 +1,120 @@
+"""Commands on motion: generate, actions, view, export."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mocapfree_nb.cli.common import (
+    DenoisingSteps, Device, Eta, FramesPerSecond, Guidance, Seed, Solver, check_finite, note, pick_device, read_prompts, say,
+)  # fmt: skip
+from mocapfree_nb.files import UserError
+
+app = typer.Typer()
+
+
+@app.command()
+def actions() -> None:
+    """Say what the shipped models know: every action with an example sentence, and which the leave-one-out models lack."""
+    from mocapfree_nb.tasks import LEFT_OUT
+    from mocapfree_nb.vocabulary import known_actions
+
+    for label, sentence in known_actions().items():
+        lacking = "   (the leave-one-out models were trained without)" if LEFT_OUT in label else ""
+        say(f"{label:32} {sentence}{lacking}")
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """What drawing and writing refuse in a motion is the user's to mend: one line that names its source."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+@app.command()
+def generate(
+    texts: Annotated[list[str] | None, typer.Argument(help="What the motion should show.")] = None,
+    out: Annotated[Path, typer.Option(help="File to write: .npy (joints) or .html (player).")] = Path("motion.html"),
+    prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line, instead.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Denoiser (default: shipped, full data).")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30, callback=check_finite)] = 2.4,
+    denoising_steps: DenoisingSteps = 10,
+    guidance: Guidance = 2.5,
+    solver: Solver = "ddim",
+    eta: Eta = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Generate motion from text: joints (motions, frames, 22, 3) in metres as .npy, or a page that plays it."""
+    from mocapfree_nb import generation
+    from mocapfree_nb.files import WEIGHTS
+
+    prompts = list(texts or []) + (read_prompts(prompts_file) if prompts_file else [])
+    if not prompts:
+        raise UserError('say what to generate: mocapfree generate "a person waves with the left hand"')
+    model = model or WEIGHTS / "denoiser"
+    if len(texts or ()) > 2 and all(len(text.split()) == 1 for text in texts):
+        note(f"{len(texts)} motions, one of each word; for one motion of all put quotes around it: \"{' '.join(texts)}\"")
+    how = (denoising_steps, guidance, seed, pick_device(device), solver, eta)
+    path = generation.generate(prompts, out, model, seconds, *how)
+    say(f"saved {path}")
+
+
+@app.command()
+def view(
+    source: Annotated[Path, typer.Argument(help="A .npy or .bvh file of motion, or a run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write (default: beside the source).")] = None,
+    fps: FramesPerSecond = None,
+) -> None:
+    """Write a page that plays motion: what `mocapfree generate` wrote, or before and after of a run."""
+    from mocapfree_nb.output.export import load_takes, takes_html
+    from mocapfree_nb.files import write_atomically
+
+    if out is not None and out.suffix.lower() != ".html":
+        raise UserError(f"{out}: view writes a page, so choose a name that ends in .html (mocapfree export writes other files)")
+    takes, most = load_takes(source), 24
+    out = out or (source / "motions.html" if source.is_dir() else source.with_suffix(".html"))
+    with _naming(source), write_atomically(out) as temporary:
+        temporary.write_text(takes_html(takes[:most], source.stem, fps), encoding="utf-8")
+    if len(takes) > most:
+        say(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
+    say(f"open {out.resolve()}")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A .npy or .bvh file of motion, or a run folder.")],
+    out: Annotated[Path, typer.Option(help="File to write: .gif .mp4 .html .bvh .npy, or a body as .glb .obj .ply.")],
+    motion: Annotated[int, typer.Option(help="Which motion of the source, counted from 1.", min=1)] = 1,
+    panel: Annotated[str | None, typer.Option(help="Of a run: before, after or 'full data'.")] = None,
+    fps: FramesPerSecond = None,
+    body: Annotated[
+        Path | None, typer.Option(help="SMPL, SMPL-H or SMPL-X model (.npz or its folder) for .glb .obj .ply.")
+    ] = None,
+    frame: Annotated[int | None, typer.Option(help="For .obj and .ply, from 0 (default: the middle one).")] = None,
+) -> None:
+    """Write motion as moving pictures (.gif .mp4 .html), a skeleton (.bvh), numbers (.npy) or a body (.glb .obj .ply).
+
+    A run shows before and after side by side; what holds one motion gets the one after adaptation (see --panel).
+    Without --body a body is made of capsules. A .glb is animated; an .obj or .ply holds one frame.
+    """
+    from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
+    from mocapfree_nb.output.export import ENDINGS, choose, export_motion, load_takes
+
+    if out.suffix not in (*ENDINGS, *MESH_ENDINGS):
+        raise UserError(f"{out}: choose a name that ends in {', '.join((*ENDINGS, *MESH_ENDINGS))}")
+    meshes = out.suffix in MESH_ENDINGS
+    if not meshes and (body is not None or frame is not None):
+        raise UserError(f"--body and --frame are for {', '.join(MESH_ENDINGS)}, not for {out.suffix}")
+    takes = load_takes(source)
+    take = choose(takes, motion, panel, out.suffix)
+    with _naming(source):
+        if meshes:
+            said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
+        else:
+            said = export_motion(take.panels, out, take.skeleton, fps, take.title)
+    say(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))

@@ -1,0 +1,75 @@
+"""Settings from the command line and from files: `--set KEY=VALUE` and `--config FILE` for any field of `DDPOConfig`."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+
+from mocapfree_nb.files import UserError
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
+def _known() -> dict[str, type]:
+    """The fields of `DDPOConfig` and their types."""
+    from mocapfree_nb.ddpo import DDPOConfig
+
+    return {field.name: type(field.default) for field in fields(DDPOConfig)}
+
+
+def _check_key(key: str, where: str, known: Mapping[str, type]) -> None:
+    if key not in known:
+        near = get_close_matches(key, known, 1, 0.5)
+        there = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise UserError(f"{where}: there is no setting {key!r}; {there}")
+
+
+def _read(text: str, kind: type) -> object:
+    """A word of the command line as a value; `ValueError` for one of another type."""
+    if kind is bool:
+        return {"true": True, "false": False}[text.lower()]
+    return kind(text)
+
+
+def parse_pair(pair: str) -> tuple[str, list]:
+    """"key=value" or "key=value,value" to the key and its values. Raises `UserError` that names the nearest key."""
+    known, (key, equals, text) = _known(), pair.partition("=")
+    if not equals or not text:
+        raise UserError(f"--set wants KEY=VALUE, not {pair!r}")
+    _check_key(key, f"--set {pair}", known)
+    try:
+        return key, [_read(part, known[key]) for part in text.split(",")]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"--set {pair}: {key} is {KINDS[known[key]]}, not {text!r}") from error
+
+
+def read_config(path: Path) -> dict:
+    """The settings in a file of JSON or TOML, checked like those of `--set`."""
+    from mocapfree_nb.reading import read_json, read_text
+
+    if path.suffix == ".toml":
+        try:
+            found = tomllib.loads(read_text(path))
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{path} is not TOML: {error}") from error
+    else:
+        found = read_json(path)
+    known = _known()
+    for key, value in found.items():
+        _check_key(str(key), str(path), known)
+        wanted = (int, float) if known[key] is float else known[key]
+        if not isinstance(value, wanted) or isinstance(value, bool) != (known[key] is bool):
+            raise UserError(f"{path}: {key} is {KINDS[known[key]]}, not {value!r}")
+    return {key: float(value) if known[key] is float else value for key, value in found.items()}
+
+
+def read_settings(pairs: list[str] | None, config: Path | None = None, iterations: int | None = None) -> dict:
+    """Settings of a run: those of a file, then those of `--set`, then `--iterations`; the later ones win."""
+    settings = read_config(config) if config else {}
+    for pair in pairs or ():
+        key, values = parse_pair(pair)
+        if len(values) > 1:
+            raise UserError(f"--set {pair}: one value here; several with commas between are for mocapfree sweep")
+        settings[key] = values[0]
+    return settings | ({"iterations": iterations} if iterations else {})

@@ -1,0 +1,124 @@
+"""Saved networks found by the name in their `config.json`: the class is imported when a folder asks for it, not before."""
+
+import importlib
+import math
+from pathlib import Path
+
+from torch import nn
+
+from mocapfree_nb import files
+from mocapfree_nb.corpus import Corpus
+from mocapfree_nb.denoiser import Denoiser
+from mocapfree_nb.evaluation import Checks, Scorers
+from mocapfree_nb.files import UserError
+from mocapfree_nb.reading import read_json
+from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.rewards import RetrievalReward
+from mocapfree_nb.skeleton import skeleton_of
+from mocapfree_nb.text import default_text_encoder
+
+__all__ = ["DENOISERS", "RETRIEVALS", "EVALUATORS", "find_class", "load_denoiser", "load_policy", "load_scorers", "check_fit"]
+
+DENOISERS = {  # the name in config.json -> where the class is; the first is what a folder that names none holds
+    "MotionDenoiser": "mocapfree_nb.denoiser",
+    "MotionUNet": "mocapfree_nb.models.unet",
+    "LatentDenoiser": "mocapfree_nb.models.latent",
+    "MDM": "mocapfree_nb.models.mdm",
+}
+RETRIEVALS = {"RetrievalModel": "mocapfree_nb.retrieval", "TMR": "mocapfree_nb.published.encoders"}
+EVALUATORS = {"EvaluatorModel": "mocapfree_nb.evaluator", "GuoEvaluator": "mocapfree_nb.published.encoders"}
+
+
+def find_class(name: str, known: dict[str, str]) -> type[nn.Module]:
+    """The class of this name, imported from where `known` says."""
+    return getattr(importlib.import_module(known[name]), name)
+
+
+def _load(path: str | Path, known: dict[str, str], device: str = "cpu") -> nn.Module:
+    """The network saved at `path`: of a folder of this kit its own class alone is imported."""
+    folder = Path(path)
+    if files.is_file(folder / "model.safetensors"):
+        config = folder / "config.json"
+        own = read_json(config, files.MEBIBYTE) if files.is_file(config) else {}
+        name = str(own.get("architecture", next(iter(known))))
+        if name in known:
+            return find_class(name, known).from_folder(folder, device)
+    from mocapfree_nb.published.checkpoints import load_network
+
+    return load_network(path, [find_class(name, known) for name in known], device)
+
+
+def _text_encoder(model: nn.Module, source: str | Path | None) -> object:
+    """The text encoder that a network reads: the kit's own, or that of a published one."""
+    if type(model).__name__ in ("MotionDenoiser", "RetrievalModel"):
+        return default_text_encoder()
+    from mocapfree_nb.published.checkpoints import text_encoder_for
+
+    return text_encoder_for(model, source)
+
+
+def load_denoiser(folder: str | Path) -> Denoiser:
+    """The saved denoiser in `folder`, of whichever architecture its `config.json` names (none: a `MotionDenoiser`).
+
+    A published MDM, MLD or StableMoFusion will do as well (lesson 31).
+    """
+    return _load(folder, DENOISERS)
+
+
+def load_policy(
+    model: str | Path | Denoiser,
+    steps: int = 10,
+    guidance_scale: float = 2.5,
+    device: str = "cpu",
+    solver: str = "ddim",
+    eta: float | None = None,
+    text_encoder: str | Path | None = None,
+) -> DiffusionPolicy:
+    """A policy around a saved denoiser (or one in memory), ready to generate in `steps` denoising steps.
+
+    `text_encoder` is the folder of the one that a published model reads, if it is not in transformers' own store.
+    Raises `UserError` for a model that cannot be read, or that allows no such sampling.
+    """
+    if not math.isfinite(guidance_scale):
+        raise UserError(f"the guidance scale is a number, 1 for none and about 2.5 as a rule, not {guidance_scale}")
+    denoiser = model if isinstance(model, Denoiser) else load_denoiser(model)
+    encoder = _text_encoder(denoiser, text_encoder)
+    try:
+        return DiffusionPolicy(denoiser.to(device), encoder, steps, eta, guidance_scale, solver=solver)
+    except ValueError as error:
+        raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
+
+
+def load_scorers(
+    retrieval: str | Path,
+    evaluator: str | Path,
+    checks: Checks | None = None,
+    device: str = "cpu",
+    text_encoder: str | Path | None = None,
+) -> Scorers:
+    """The saved retrieval network and evaluator, ready to score: ours, or TMR and the Guo evaluator (lesson 31).
+
+    `text_encoder` is the folder of the one that TMR reads, if it is not in transformers' own store.
+    """
+    network = _load(retrieval, RETRIEVALS, device)
+    reward = RetrievalReward(network, _text_encoder(network, text_encoder))
+    network_of_metrics = _load(evaluator, EVALUATORS, device)
+    read = None
+    if type(network_of_metrics).__name__ == "GuoEvaluator":
+        from mocapfree_nb.published.protocol import find_words
+
+        read = find_words([evaluator])
+    return Scorers(network_of_metrics, reward, checks or {}, read)
+
+
+def check_fit(policy: DiffusionPolicy, scorers: Scorers, corpus: Corpus | None = None) -> None:
+    """Raise `UserError` unless model, scorers and corpus speak of the same skeleton."""
+    made = policy.denoiser.num_features
+    widths = {"retrieval network": scorers.reward.model.num_features, "evaluator": scorers.evaluator.num_features}
+    widths |= {"corpus": corpus.skeleton.num_features} if corpus is not None else {}
+    for name, width in widths.items():
+        if width != made:
+            raise UserError(
+                f"the model makes motion of {made} features a frame ({skeleton_of(made).name}), the {name} has {width}: "
+                "model, scorers and corpus must be of one skeleton"
+            )

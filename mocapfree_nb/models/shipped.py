@@ -1,0 +1,124 @@
+"""The networks that ship: their sizes, how they were trained, and how `adapt` is called to teach each a left-out action."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mocapfree_nb.corpus import Corpus, load_corpus, more_training_clips
+from mocapfree_nb.ddpo import DDPOConfig
+from mocapfree_nb.evaluation import Checks, check_motion
+from mocapfree_nb.evaluator import train_evaluator
+from mocapfree_nb.features import features_to_joints
+from mocapfree_nb.files import WEIGHTS, UserError
+from mocapfree_nb.models.registry import DENOISERS, find_class, load_denoiser
+from mocapfree_nb.pretrain import PretrainConfig, borrowed_generators, pretrain
+from mocapfree_nb.retrieval import train_retrieval
+from mocapfree_nb.runs import prepare_folder
+from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
+
+__all__ = ["SHIPPED", "ARCHITECTURES", "shipped_recipe", "train"]
+
+SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models.registry`), size, training
+    "denoiser": (
+        "MotionDenoiser",
+        {"width": 128, "layers": 4, "heads": 4, "feedforward": 384, "frames_per_token": 2, "dropout": 0.0}
+        | {"schedule": "shifted_cosine"},
+        {"bfloat16": True, "steps": 6000},
+    ),
+    "unet": ("MotionUNet", {"channels": (48, 64, 64), "text_latent": 64, "dropout": 0.0}, {"steps": 6000, "batch_size": 32}),
+    "latent": ("LatentDenoiser", {"width": 96, "feedforward": 256, "dropout": 0.0}, {"steps": 4000, "batch_size": 32}),
+}
+CONTINUED = {"steps": 4000, "learning_rate": 5e-4}  # training that goes on from saved weights
+MORE_CLIPS = 8000  # of the generator, beside the 4,000 of the corpus, for the transformer's training
+VAE_TRAINING = PretrainConfig(steps=6000, batch_size=32)
+_GENTLE = {"learning_rate": 5e-4, "select_every": 10}
+ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to the recipe, mirror-consistent?
+    "transformer": ("denoiser", {}, False),
+    "unet": ("unet", {"iterations": 60, "distillation_weight": 0.05, **_GENTLE}, True),  # lesson 24
+    "latent": ("latent", {"iterations": 80, "distillation_weight": 0.1, **_GENTLE}, True),  # lesson 23
+}
+
+
+def shipped_recipe(architecture: str, seed: int = 0) -> dict:
+    """What `adapt` is called with to teach a shipped model the left-out action: models, settings and reward.
+
+    Raises `UserError` for an architecture that does not exist.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    name, changes, mirrored = ARCHITECTURES[architecture]
+    config = DDPOConfig(seed=seed, **changes)
+    models = {"model": WEIGHTS / f"{name}-leave-one-out", "full_model": WEIGHTS / name}
+    return {**models, "config": config, "mirrored": mirrored}
+
+
+def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Of raw motion (batch, frames, features) and lengths: does it show one of `labels`, as far as checks tell?"""
+    labels = [labels] if isinstance(labels, str) else labels
+
+    def shows(motion: Tensor, lengths: Tensor) -> Tensor:
+        joints = features_to_joints(motion, skeleton_of(motion.shape[-1])).cpu()
+        shown = [check_motion(joints, lengths.cpu(), [label] * len(motion), checks) == 1 for label in labels]
+        return torch.stack(shown).any(0).to(motion.device)
+
+    return shows
+
+
+def _train_denoiser(network, out, corpus, labels, given, seed, device, checks, start):
+    """See `train`; a denoiser of whichever architecture."""
+    kind, size, settings = SHIPPED[network]
+    with borrowed_generators(torch.device("cpu"), seed):  # weights are drawn on the CPU, wherever they go
+        denoiser = find_class(kind, DENOISERS)(num_features=corpus.skeleton.num_features, **size).to(device)
+    if start:
+        denoiser, settings = load_denoiser(start).to(device), settings | CONTINUED
+    clips, checkpoint = corpus.split("train"), Path(out) / "checkpoint.pt"
+    config = PretrainConfig(seed=seed, **settings | given)
+    if network != "latent":
+        return pretrain(denoiser, clips, config, checkpoint=checkpoint)
+    from mocapfree_nb.models.latent import pretrain_latent
+
+    refuse = _shows(labels, checks) if labels and corpus.skeleton is HUMANML3D else None  # the joints that checks know
+    vae_config = replace(VAE_TRAINING, seed=seed, **given)
+    return pretrain_latent(denoiser, clips, config, vae_config, checkpoint=checkpoint, refuse=refuse)
+
+
+def train(
+    network: str,
+    out: str | Path,
+    corpus: Corpus | None = None,
+    leave_out: str | None = None,
+    leave_out_words: Sequence[str] = (),
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    checks: Checks | None = None,
+    start: str | Path | None = None,
+) -> None:
+    """Train the "denoiser", the "unet", the "latent" model, the "retrieval" network or the "evaluator" into `out`.
+
+    With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `steps` are the
+    training steps of each part, where a model has two. `leave_out` is a label, or several with commas between. `start` is
+    a saved denoiser to go on from, as the shipped one that knows every action goes on from the one that lacks six.
+    `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is kept from composing what is left out.
+    """
+    prepare_folder(out)
+    if corpus is None:
+        corpus = load_corpus()
+        corpus = more_training_clips(corpus, MORE_CLIPS) if network == "denoiser" else corpus
+    labels = leave_out.split(",") if leave_out else []
+    for label in labels:
+        corpus = corpus.leave_out(label)
+    if leave_out_words and not labels:
+        corpus = corpus.leave_out_words(leave_out_words)
+    given = {"steps": steps} if steps else {}
+    if network == "retrieval":
+        model, _ = train_retrieval(corpus, seed=seed, device=device, folder=out, **given)
+    elif network == "evaluator":
+        model, _ = train_evaluator(corpus, seed=seed, device=device, folder=out, **given)
+    else:
+        model = _train_denoiser(network, out, corpus, labels, given, seed, device, checks, start)
+    model.half().save_pretrained(out)
+    (Path(out) / "checkpoint.pt").unlink(missing_ok=True)  # not before the model is safe

@@ -1,0 +1,136 @@
+"""Settings times seeds: one run of `adapt` each, a table and a figure; a sweep that was interrupted goes on."""
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mocapfree_nb.corpus import Corpus, load_corpus
+from mocapfree_nb.ddpo import DDPOConfig
+from mocapfree_nb.experiment import adapt
+from mocapfree_nb.files import UserError, write_atomically, write_json
+from mocapfree_nb.reading import read_json
+from mocapfree_nb.output.comparison import summary
+
+__all__ = ["ABLATIONS", "choose_variants", "sweep", "sweep_table", "sweep_figure"]
+
+PLAIN = {"advantage_estimator": "end", "weigh_timesteps": False, "distillation_weight": 0.0}
+ABLATIONS: dict[str, dict] = {  # name -> what differs from the recipe: settings of `DDPOConfig`, or "contrastive", "mirrored"
+    "the recipe": {},
+    "plain DDPO": PLAIN,
+    "reward at the end only": {"advantage_estimator": "end"},
+    "per-step advantage, no branching": {"advantage_estimator": "step"},
+    "contrastive reward": {"contrastive": True},
+    "no timestep weights": {"weigh_timesteps": False},
+    "no self-distillation": {"distillation_weight": 0.0},
+    "KL instead of self-distillation": {"distillation_weight": 0.0, "kl_weight": 0.02},
+    "all weights, no LoRA": {"lora_rank": 0, "learning_rate": 1e-4},
+}
+COLUMNS = {  # of the table: title -> what of a row
+    "reward": lambda row: row["reward"]["after"],
+    "verified": lambda row: row["target"]["after"]["verified"],
+    "best of N": lambda row: (row["target"].get("best_of_n") or {}).get("verified"),
+    "R-precision@1": lambda row: row["target"]["after"]["r_precision"][0],
+    "FID": lambda row: row["target"]["after"]["fid"],
+    "foot skating": lambda row: row["target"]["after"]["foot_skate"],
+    "others verified": lambda row: row["original"]["after"]["verified"],
+}
+
+
+def _read_rows(out: str | Path) -> list[dict]:
+    """The rows that a sweep wrote so far; `UserError` for a file that holds something else."""
+    rows = read_json(out).get("runs") if os.path.exists(out) else []
+    if not isinstance(rows, list):
+        raise UserError(f"{out} holds no rows of a sweep; choose another file")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("variant"), str) or type(row.get("seed")) is not int:
+            raise UserError(f"{out}: row {number} names no variant and seed; mend it, or choose another file")
+    return rows
+
+
+def _run(change: Mapping, seed: int, iterations: int | None, corpus: Corpus, **arguments) -> dict:
+    """One adaptation with these settings: what a row keeps of it."""
+    change = dict(change)
+    rewards = {key: change.pop(key) for key in ("contrastive", "mirrored") if key in change}
+    config = replace(DDPOConfig(seed=seed), **change, **({"iterations": iterations} if iterations else {}))
+    values = adapt(corpus=corpus, config=config, **rewards, **arguments).values
+    print(summary(values), flush=True)
+    return {key: values[key] for key in ("target", "original", "reward", "gap_closed", "selection", "wall_clock_s")}
+
+
+def sweep(
+    out: str | Path,
+    variants: Mapping[str, Mapping] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    iterations: int | None = None,
+    corpus: Corpus | None = None,
+    **arguments,
+) -> list[dict]:
+    """Run every variant with every seed; write one row a run to `out` (JSON) as they finish, and return all rows.
+
+    `variants` maps a name to settings that differ from the recipe (default: `ABLATIONS`); `arguments` go to `adapt`. A run
+    whose row is already in `out` is not run again; a name that stands there for other settings is refused.
+    """
+    variants = ABLATIONS if variants is None else variants
+    rows = _read_rows(out)
+    for row in rows:
+        if row["variant"] in variants and row.get("settings", dict(variants[row["variant"]])) != variants[row["variant"]]:
+            raise UserError(f"{out}: {row['variant']!r} stands there for other settings; choose another file or another name")
+    corpus = corpus or load_corpus()
+    write_json(out, {"runs": rows})  # a place that cannot be written shows now, not after the first run
+    for seed in seeds:
+        for name, change in variants.items():
+            if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
+                continue
+            print(f"{name} (seed {seed})", flush=True)
+            found = _run(change, seed, iterations, corpus, **arguments)
+            rows.append({"variant": name, "seed": seed, "settings": dict(change)} | found)
+            write_json(out, {"runs": rows})
+    return rows
+
+
+def choose_variants(names: Sequence[str]) -> dict[str, dict]:
+    """The variants of `ABLATIONS` with these names, all for none. Raises `UserError` for one that is not there."""
+    for name in names:
+        if name not in ABLATIONS:
+            raise UserError(f"unknown variant {name!r}; the variants are {', '.join(ABLATIONS)}")
+    return {name: ABLATIONS[name] for name in names or ABLATIONS}
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    """Mean and deviation over seeds."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return "-"
+    return f"{statistics.fmean(there):.3f}" + (f" ± {statistics.pstdev(there):.3f}" if len(there) > 1 else "")
+
+
+def sweep_table(rows: Sequence[Mapping]) -> str:
+    """One line a variant as plain text: mean ± deviation over its seeds of the columns of `COLUMNS`."""
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    table = [["variant", "seeds", *COLUMNS]]
+    for name in names:
+        own = [row for row in rows if row["variant"] == name]
+        table.append([name, str(len(own)), *(_cell([read(row) for row in own]) for read in COLUMNS.values())])
+    wide = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, wide, strict=True)).rstrip() for line in table)
+
+
+def sweep_figure(rows: Sequence[Mapping], path: str | Path) -> None:
+    """A figure (.png or .svg): what was learnt against what was retained, a point a run, its variant in words."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == name]
+        points = [(COLUMNS["others verified"](row), COLUMNS["verified"](row)) for row in own]
+        points = [point for point in points if None not in point]
+        if points:
+            axes.scatter(*zip(*points, strict=True), label=name)
+    axes.set(xlabel="verified on the other actions", ylabel="verified on the target", title="Learnt and retained, a point a run")
+    if axes.collections:
+        axes.legend(fontsize=8)
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png")
