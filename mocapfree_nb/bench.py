@@ -108,8 +108,8 @@ def _peak_mebibytes() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _measure_round(denoiser: Denoiser | str, batch: int, frames: int, turns: int) -> dict:
-    """See `measure_round`; this is what its fresh process does."""
+def _measure_iteration(denoiser: Denoiser | str, batch: int, frames: int, turns: int) -> dict:
+    """See `measure_iteration`; this is what its fresh process does."""
     denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
     config = DDPOConfig(
         prompts_per_iteration=1, motions_per_prompt=batch, advantage_estimator="end", advantage="batch", distillation_weight=0.0
@@ -137,7 +137,7 @@ def _measure_round(denoiser: Denoiser | str, batch: int, frames: int, turns: int
     return {name: min(values) for name, values in taken.items()} | memory
 
 
-def measure_round(denoiser: Denoiser | str, batch: int = 16, frames: int = 48, turns: int = 2) -> dict:
+def measure_iteration(denoiser: Denoiser | str, batch: int = 16, frames: int = 48, turns: int = 2) -> dict:
     """What one rollout of `batch` motions and one update cost, in a fresh process: the best of `turns`.
 
     `denoiser` is a network or the folder of a saved one. Returns `rollout_s`, `update_s` (seconds), `rollout_mib` and
@@ -145,13 +145,13 @@ def measure_round(denoiser: Denoiser | str, batch: int = 16, frames: int = 48, t
     where the system does not tell).
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(_measure_round, denoiser, batch, frames, turns).result()
+        return fresh.submit(_measure_iteration, denoiser, batch, frames, turns).result()
 
 
 def architectures(batch: int = 16, frames: int = 120) -> str:
     """Rollout and update of the latent model against the joint-space transformer of equal width, long motions."""
     size = {"width": 128, "heads": 4, "feedforward": 384, "dropout": 0.0}
-    costs = [measure_round(kind, batch, frames) for kind in (MotionDenoiser(layers=5, **size), LatentDenoiser(**size))]
+    costs = [measure_iteration(kind, batch, frames) for kind in (MotionDenoiser(layers=5, **size), LatentDenoiser(**size))]
     joint, latent = (batch / (cost["rollout_s"] + cost["update_s"]) for cost in costs)
     return (
         f"rollout and update at {frames} frames, width 128, 5 layers: {latent:.1f} motions/s in latent space, {joint:.1f} "

@@ -12,14 +12,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
-from torch import Tensor, cat
+from torch import Tensor, cat, no_grad
 
 from .best_of_n import best_of_n, count_calls, samples_for
 from .corpus import Corpus, load_corpus
-from .ddpo import DDPOConfig, DDPOTrainer, ask_reward, check_trainable, merge_lora
+from .ddpo import DDPOConfig, DDPOTrainer, ask_reward, check_trainable
 from .evaluation import Checks, PolicyEvaluation, Scorers, evaluate_policy
 from .files import WEIGHTS, UserError, write_atomically, write_json
 from .models.registry import check_fit, load_policy, load_scorers
@@ -198,14 +198,20 @@ def _without_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 # %% ../nbs/6_judging/21_experiment.ipynb #58d22f7b
-def _keep_last(policy: DiffusionPolicy, config: DDPOConfig, folder: str | Path | None, on_iteration) -> Callable[[dict], None]:
+def _save_last(policy: DiffusionPolicy, base: DiffusionPolicy, folder: Path) -> None:
+    """Save the policy's weights as they are, low-rank updates in them, while it goes on as it is."""
+    last = copy.deepcopy(base.denoiser)
+    with no_grad():
+        last.load_state_dict({name: reduce(getattr, name.split("."), policy.denoiser) for name in last.state_dict()})
+    last.save_pretrained(folder)
+
+
+def _keep_last(policy, base, config: DDPOConfig, folder: str | Path | None, on_iteration) -> Callable[[dict], None]:
     """After the last iteration, and before the chosen weights come back, keep the last ones in `folder`/model-last."""
 
     def after(record: dict) -> None:
         if folder and record["iteration"] == config.iterations:
-            last = copy.deepcopy(policy.denoiser)
-            merge_lora(last)
-            last.save_pretrained(Path(folder) / "model-last")
+            _save_last(policy, base, Path(folder) / "model-last")
         if on_iteration:
             on_iteration(record)
 
@@ -288,7 +294,7 @@ def adapt(
     with count_calls(policy.denoiser) as calls:
         trainer = DDPOTrainer(policy, reward, task.training_prompts, lengths, config, retained, selector, folder)
         done = len(trainer.log)
-        log = trainer.run(_keep_last(policy, config, folder, on_iteration), progress)
+        log = trainer.run(_keep_last(policy, base, config, folder, on_iteration), progress)
     rows["after"] = evaluation(policy)
     cost = round(calls.made * len(log) / max(1, len(log) - done))  # of a run that went on, what all of it took
     rows["best_of_n"] = _sample_instead(base, evaluation, checked, cost)
