@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb.models import registry
 from mocapfree_nb import experiment, text
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
+from mocapfree_nb.models import registry
 from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.published.encoders import TMR, GuoEvaluator, GuoWords
 from mocapfree_nb.retrieval import RetrievalModel

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import tasks
-from mocapfree_nb import cli, experiment, recipes
+from mocapfree_nb import cli, experiment, recipes, tasks
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.data.convert import convert_skeleton
 from mocapfree_nb.denoiser import MotionDenoiser
@@ -44,9 +43,9 @@ def write(root: Path, clips, kit: bool = False) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """What takes a whole adaptation its time: the motions it retains and those its judge looks at."""
+    """What takes a whole adaptation its time: the motions it retains, and checkpoint selection."""
     monkeypatch.setattr(experiment, "make_task", functools.partial(tasks.make_task, retained=16))
-    monkeypatch.setattr(experiment, "GeometryJudge", functools.partial(experiment.GeometricSelector, count=8, others=8))
+    monkeypatch.setattr(experiment, "fit_scorer", lambda clips: None)  # no text to encode: the last weights are kept
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_mistakes_in_a_plan(changes, words, tmp_path):
 def test_a_sound_plan_is_told_with_time_and_memory_and_writes_nothing(world, tmp_path):
     before = sorted(path.name for path in world.rglob("*"))
     found = dry_run(plan_of(world), tmp_path / "run")
-    assert found.ok and found.seconds > 0 and "KIT-ML folder" in str(found) and "sentences to practise" in str(found)
+    assert found.ok and found.seconds > 0 and "KIT-ML folder" in str(found) and "training prompts" in str(found)
     assert "joint space" in str(found) and not (tmp_path / "run").exists()
     assert sorted(path.name for path in world.rglob("*")) == before
     assert found.memory is None or 1e8 < found.memory < 1e11
@@ -199,7 +198,7 @@ def type_in(monkeypatch, *words) -> int:
 def test_the_commands(world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = [f"--{name}={world / name}" for name in ("humanml3d", "kit", "model", "retrieval")]
-    rest = ["--settings=ours", "--steps=1", "--questions=8", "--device=cpu", "--dry-run"]
+    rest = ["--settings=ours", "--iterations=1", "--evaluation-prompts=8", "--device=cpu", "--dry-run"]
     assert type_in(monkeypatch, "recipe", "humanml3d-to-kit", *options, f"--evaluator={world / 'evaluator'}", *rest) == 0
     assert "memory" in capsys.readouterr().out and not (tmp_path / "runs").exists()
     assert type_in(monkeypatch, "recipe", "humanml3d-to-kit", *options, f"--evaluator={world / 'retrieval'}", *rest) == 1
