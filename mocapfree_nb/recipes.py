@@ -13,7 +13,8 @@ import torch
 
 from mocapfree_nb.best_of_n import count_calls
 from mocapfree_nb.corpus import Corpus, load_corpus
-from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, check_trainable
+from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
+from mocapfree_nb.run_settings import check_trainable
 from mocapfree_nb.experiment import Report, adapt
 from mocapfree_nb.models.registry import check_fit, load_scorers, load_policy
 from mocapfree_nb.tasks import Task, make_task

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mocapfree_nb.files import WEIGHTS
-from mocapfree_nb.procedural import ACTIONS, COMPOSED, captions_for
+from mocapfree_nb.procedural import captions_for
+from mocapfree_nb.synthetic.actions import ACTIONS, COMPOSED
 from mocapfree_nb.skeleton import skeleton_of
 from mocapfree_nb.text import default_text_encoder
 

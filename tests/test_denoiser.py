@@ -9,8 +9,8 @@ from torch import nn
 
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser, SelfAttention, TransformerBlock, sinusoids
-from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.files import WEIGHTS, UserError
+from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.pretrain import PretrainConfig, pretrain
 from mocapfree_nb.published.checkpoints import read_checkpoint
 from mocapfree_nb.text import TextEmbedding

@@ -14,8 +14,9 @@ from mocapfree_nb.exploration import ExploreConfig, choose, explore, near_captio
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, mirror
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
+from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.off_policy import LearnConfig, Selection, explore_and_learn, hold_out
-from mocapfree_nb.policy import DiffusionPolicy, ddim_distribution
+from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.recombination import (
     KINDS,
@@ -27,8 +28,8 @@ from mocapfree_nb.recombination import (
     take_apart,
 )
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_from_6d
+from mocapfree_nb.solvers import ddim_distribution
 from mocapfree_nb.text import TextEmbedding
-from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.validity import body_validity, bone_lengths, on_rigid_bones, rebuild, rigid, rigid_joints
 
 SKELETONS = pytest.mark.parametrize("skeleton", [HUMANML3D, KIT_ML], ids=lambda skeleton: skeleton.name)
@@ -343,7 +344,7 @@ def test_log_probability_of_a_posterior_step_is_the_weighted_denoising_loss(poli
         noise = policy.denoiser.noise_schedule.noise_from_x0(x_t, x0, policy.timesteps[step])
         target, std = ddim_distribution(x0, noise, policy.alphas[step], policy.alphas_next[step])
         mean, _, predicted = policy.step(x_t, i, text, lengths)
-        short = policy.move_log_prob(target, target, std, lengths) - policy.move_log_prob(target, mean, std, lengths)
+        short = policy.step_log_prob(target, target, std, lengths) - policy.step_log_prob(target, mean, std, lengths)
         error = off_policy.motion_errors(policy, predicted, x0, lengths)
         torch.testing.assert_close(short, off_policy.step_weights(policy)[i].float() * error, rtol=2e-3, atol=1e-5)
     assert off_policy.step_weights(policy)[4] == math.inf

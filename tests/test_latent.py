@@ -105,7 +105,7 @@ def test_the_latent_network_equals_the_reference(published):
 @torch.no_grad()
 def test_the_whole_pipeline_equals_the_reference(published):
     "DDIM without noise, guided, in latent space; then decoded. The reference ends at alpha-bar of timestep 0, not 1."
-    from mocapfree_nb.policy import ddim_distribution
+    from mocapfree_nb.solvers import ddim_distribution
 
     kept = array("pipeline/alphas_cumprod").double()
     torch.testing.assert_close(kept, published.noise_schedule.alphas_cumprod, atol=1e-6, rtol=3e-5)
@@ -163,7 +163,7 @@ def test_kl_equals_torchs():
 
 
 def test_what_adapts_is_the_network_and_never_the_vae():
-    from mocapfree_nb.ddpo import add_lora, merge_lora
+    from mocapfree_nb.lora import add_lora, merge_lora
 
     model = build()
     before = {name: value.clone() for name, value in model.vae.state_dict().items()}
@@ -290,9 +290,9 @@ def test_what_is_refused_is_not_learnt(batch, monkeypatch):
 
 
 def test_training_without_an_action_composes_none(batch):
+    from mocapfree_nb.features import features_to_joints
     from mocapfree_nb.models.shipped import _shows
     from mocapfree_nb.tasks import LEFT_OUT
-    from mocapfree_nb.features import features_to_joints
     from mocapfree_nb.verify import verify
 
     shows = _shows(LEFT_OUT, None)(batch.motion, batch.lengths)

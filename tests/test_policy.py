@@ -1,4 +1,4 @@
-"""The denoising policy: densities against public references, and walks that can be scored again exactly."""
+"""The denoising policy: densities against public references, and trajectories that can be scored again exactly."""
 
 import copy
 import zlib
@@ -15,17 +15,10 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.models.unet import MotionUNet
-from mocapfree_nb.policy import (
-    DiffusionPolicy,
-    ddim_distribution,
-    ddim_std,
-    draw_noise,
-    draw_seeds,
-    gaussian_log_prob,
-    stepwise_noise,
-)
+from mocapfree_nb.policy import DiffusionPolicy, draw_noise, draw_seeds, gaussian_log_prob, stepwise_noise
 from mocapfree_nb.pretrain import diffusion_loss
 from mocapfree_nb.schedule import NoiseSchedule
+from mocapfree_nb.solvers import ddim_distribution, ddim_std
 from mocapfree_nb.text import TextEmbedding
 
 FOLDER = Path(__file__).parent / "reference"
@@ -172,7 +165,7 @@ def test_first_order_sde_dpm_solver_is_the_same_move(case):
             torch.testing.assert_close(found, get["log_prob"][i], atol=1e-3, rtol=0)
 
 
-# ---------------------------------------------------------------- one move
+# ---------------------------------------------------------------- one step
 
 
 @few
@@ -192,7 +185,7 @@ def test_a_move_keeps_the_noise_level_whatever_the_floor(alphas, eta, min_std):
 
 
 @pytest.mark.parametrize("eta, prediction", [(1.0, "x0"), (0.5, "x0"), (1.0, "noise"), (0.0, "noise")])
-def test_a_whole_walk_equals_the_diffusers_scheduler(eta, prediction):
+def test_a_whole_trajectory_equals_the_diffusers_scheduler(eta, prediction):
     diffusers = pytest.importorskip("diffusers")
     policy = build(prediction=prediction, eta=eta, steps=10)
     names = {"x0": ("squaredcos_cap_v2", "sample"), "noise": ("linear", "epsilon")}[prediction]
@@ -247,12 +240,12 @@ def test_coefficients_are_the_derivative_of_the_mean():
             torch.testing.assert_close(std, policy.stds[i])
 
 
-# ---------------------------------------------------------------- whole walks
+# ---------------------------------------------------------------- whole trajectories
 
 
 @pytest.mark.parametrize("prediction", ["x0", "noise"])
 @pytest.mark.parametrize("changes", [{}, {"eta": 0.4}, {"min_std": 0.1}, {"guidance_scale": 1.0}, {"spacing": "leading"}])
-def test_a_recorded_walk_has_the_same_log_probs_again(prediction, changes):
+def test_a_recorded_trajectory_has_the_same_log_probs_again(prediction, changes):
     policy = build(prediction=prediction, **changes)
     trajectory = play(policy)
     with torch.no_grad():
@@ -276,7 +269,7 @@ def test_chosen_moves_come_in_the_order_asked_for():
         policy.log_prob(trajectory, [6])
 
 
-def test_a_walk_keeps_its_books():
+def test_a_trajectory_records_all_its_steps():
     policy = build()
     trajectory = play(policy)
     assert trajectory.states.shape == (7, 3, 9, FEATURES) and trajectory.predicted_x0.shape == (6, 3, 9, FEATURES)
@@ -291,7 +284,7 @@ def test_a_walk_keeps_its_books():
 
 
 @pytest.mark.parametrize("changes", [{}, {"min_std": 0.2}])
-def test_the_last_move_is_the_belief_itself_and_trains_nothing(changes):
+def test_the_last_step_is_the_prediction_itself_and_trains_nothing(changes):
     policy = build(**changes)
     trajectory = play(policy)
     assert policy.stds[-1] == 0 and (policy.stds[:-1] >= changes.get("min_std", 1e-3)).all()
@@ -301,7 +294,7 @@ def test_the_last_move_is_the_belief_itself_and_trains_nothing(changes):
     assert not policy.log_prob(trajectory, [5]).requires_grad
 
 
-def test_the_same_seed_gives_the_same_walk_and_another_seed_another():
+def test_the_same_seed_gives_the_same_trajectory_and_another_seed_another():
     policy = build()
     first, again, other = play(policy), play(policy), play(policy, seed=4)
     assert torch.equal(first.states, again.states) and torch.equal(first.log_probs, again.log_probs)
@@ -311,7 +304,7 @@ def test_the_same_seed_gives_the_same_walk_and_another_seed_another():
     assert not torch.equal(policy.rollout(PROMPTS, LENGTHS, generator).states, first.states)
 
 
-def test_a_walk_depends_neither_on_its_batch_nor_on_its_padding():
+def test_a_trajectory_depends_neither_on_its_batch_nor_on_its_padding():
     policy = build()
     trajectory = play(policy)
     extended = play(policy, PROMPTS + ["someone crawls far away"], LENGTHS + [14])
@@ -346,7 +339,7 @@ DENOISERS = {
 
 @pytest.mark.parametrize("name", DENOISERS)
 def test_no_motion_depends_on_its_neighbours(name):
-    "Alone, and beside a longer motion with a longer caption: motion, and every number of the walk."
+    "Alone, and beside a longer motion with a longer caption: motion, and every number of the trajectory."
     torch.manual_seed(0)
     denoiser = DENOISERS[name]()
     with torch.no_grad():
@@ -413,7 +406,7 @@ def test_noise_drawn_in_parts_is_that_of_one_call(lengths, features, draws):
             assert torch.equal(noise[row, :length], expected) and not noise[row, length:].any()
 
 
-def test_noise_of_a_long_walk_is_never_there_all_at_once():
+def test_noise_of_a_long_trajectory_is_never_there_all_at_once():
     first = next(stepwise_noise(torch.arange(4), torch.tensor([50, 40, 30, 20]), 1000, 263))
     assert first.untyped_storage().nbytes() == 16 * first.numel() * 4
 
@@ -426,12 +419,12 @@ def test_noise_is_drawn_where_the_generator_lives():
     assert seeds.is_cuda and noise.is_cuda and torch.equal(noise[0], alone[0])
 
 
-def test_every_move_of_a_walk_draws_noise_of_its_own():
+def test_every_step_of_a_trajectory_draws_noise_of_its_own():
     policy = build()
     trajectory = play(policy, ["a person walks"], [400])
     with torch.no_grad():
-        moves = [policy.step(trajectory.states[i], i, trajectory.text, trajectory.lengths)[:2] for i in range(5)]
-    fresh = [(trajectory.states[i + 1] - mean) / std for i, (mean, std) in enumerate(moves)]
+        steps = [policy.step(trajectory.states[i], i, trajectory.text, trajectory.lengths)[:2] for i in range(5)]
+    fresh = [(trajectory.states[i + 1] - mean) / std for i, (mean, std) in enumerate(steps)]
     draws = torch.stack([trajectory.states[0], *fresh]).flatten(1)
     assert (draws.std(1) - 1).abs().max() < 0.05
     assert (torch.corrcoef(draws) - torch.eye(6)).abs().max() < 0.08
@@ -495,7 +488,7 @@ def test_what_breaks_the_ratio_is_seen_or_refused():
             call()
 
 
-def test_a_walk_without_noise_can_be_sampled_but_not_trained():
+def test_a_trajectory_without_noise_can_be_sampled_but_not_trained():
     policy = build(eta=0.0)
     trajectory = play(policy)
     assert torch.isfinite(trajectory.motion).all() and not trajectory.log_probs.any()
@@ -506,7 +499,7 @@ def test_a_walk_without_noise_can_be_sampled_but_not_trained():
     assert torch.equal(floored.log_prob(trajectory).detach(), trajectory.log_probs) and trajectory.log_probs[:, :-1].all()
 
 
-def test_walks_can_be_selected():
+def test_trajectories_can_be_selected():
     trajectory = play(build())
     for index in ([2, 0], torch.tensor([2, 0]), torch.tensor([True, False, True]), slice(1, None)):
         part, rows = trajectory.select(index), torch.arange(3)[index]
@@ -517,7 +510,7 @@ def test_walks_can_be_selected():
         assert torch.equal(part.text.pooled, trajectory.text.pooled[rows])
 
 
-def test_a_frozen_copy_scores_the_same_walk():
+def test_a_frozen_copy_scores_the_same_trajectory():
     policy = build()
     trajectory, frozen = play(policy), policy.with_denoiser(copy.deepcopy(policy.denoiser))
     with torch.no_grad():
@@ -557,7 +550,7 @@ class GaussianWorld(Denoiser):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_with_a_perfect_denoiser_the_walk_ends_in_the_data(eta):
+def test_with_a_perfect_denoiser_the_trajectory_ends_in_the_data(eta):
     world = GaussianWorld(20, "x0", "cosine", 1000)
     policy = DiffusionPolicy(world, FakeEncoder(), steps=100, eta=eta, guidance_scale=1.0)
     motion = policy.generate(["anything"] * 20, [30] * 20, seed=0)

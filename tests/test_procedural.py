@@ -1,5 +1,7 @@
 """The synthetic human: bodies stay bodies, feet stay put, captions say what happens."""
 
+import hashlib
+import json
 from collections import Counter
 
 import numpy as np
@@ -7,16 +9,10 @@ import pytest
 import torch
 
 from mocapfree_nb.files import UserError
-from mocapfree_nb.procedural import (
-    ACTIONS,
-    COMPOSED,
-    _conjugate,
-    _gerund,
-    _third_person,
-    captions_for,
-    generate_clips,
-)
+from mocapfree_nb.procedural import captions_for, generate_clips
 from mocapfree_nb.skeleton import HUMANML3D
+from mocapfree_nb.synthetic.actions import ACTIONS, COMPOSED
+from mocapfree_nb.synthetic.captions import conjugate, third_person
 from mocapfree_nb.validity import foot_skate
 
 PARENTS = np.array(HUMANML3D.parents)
@@ -49,6 +45,31 @@ def test_same_seed_same_clips_and_another_seed_others():
     first, second = (generate_clips(8, seed=seed, actions=["kneel"], min_frames=49) for seed in (5, 6))
     assert (first.joints != second.joints).any((1, 2, 3)).all()
     assert a.captions != c.captions
+
+
+SHIPPED = {  # the shipped weights were trained on exactly these clips and sentences
+    "all": "963298974fbd26516189417b12f21d89c1b9df6fb4888e36fb3abffebe042cf0",
+    "asked": "51964f9141d4f176cb53d9cb432cd2e940c5473472c1dfe9dfc236247d1886ef",
+    "composed": "41e1ee7347a05a9d3b430e48e3f6440b2332d7628cc1f2a624d983c77fb9f232",
+    "captions": "78ed288024665bd1497323887474fb596cf1ab18f9a86199e653460c5f89f1df",
+}
+
+
+def test_the_clips_are_those_that_the_shipped_weights_were_trained_on():
+    def sha(clips):
+        made = hashlib.sha256(clips.joints.tobytes())
+        made.update(clips.lengths.tobytes())
+        made.update(json.dumps([clips.captions, clips.actions]).encode())
+        return made.hexdigest()
+
+    pairs = ["+".join(labels) for labels in COMPOSED]
+    said = {action: captions_for(action, 20, seed=3) for action in [*ACTIONS, *pairs]}
+    assert SHIPPED == {
+        "all": sha(generate_clips(400, seed=31)),
+        "asked": sha(generate_clips(130, seed=5, actions=list(ACTIONS), min_frames=49)),
+        "composed": sha(generate_clips(90, seed=6, actions=pairs, min_frames=60, max_frames=80)),
+        "captions": hashlib.sha256(json.dumps(said).encode()).hexdigest(),
+    }
 
 
 def test_every_bone_keeps_its_length(clips):
@@ -196,8 +217,8 @@ def test_captions_of_a_clip_name_its_details():
     ],
 )
 def test_verbs(plain, third, gerund):
-    assert _conjugate(plain, _third_person) == third
-    assert _conjugate(plain, _gerund) == gerund
+    assert conjugate(plain, third_person) == third
+    assert conjugate(plain, gerund) == gerund
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Solvers as policies: moves of the published solvers, and one game for every architecture, solver and prediction."""
+"""Samplers: steps of the published ones, and one decision process for every architecture, sampler and prediction."""
 
 import json
 import zlib
@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import ddpo
+from mocapfree_nb import ddpo, lora
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.schedule import NoiseSchedule, spaced_timesteps
-from mocapfree_nb.solvers import SOLVERS, find_solver
+from mocapfree_nb.solvers import (
+    SOLVERS,
+    ddim_distribution,
+    find_solver,
+    per_motion,
+    plan_sampling,
+    register_sampler,
+)
 from mocapfree_nb.text import TextEmbedding
 
 FOLDER = Path(__file__).parent / "reference"
@@ -53,26 +60,26 @@ class Linear(Denoiser):
 
 
 def reference_policy(case: str, order: int) -> DiffusionPolicy:
-    "The walk of the reference, but for its end: ours is always in clean data."
+    "The trajectory of the reference, but for its end: ours is always in clean data."
     a, c = (torch.from_numpy(SDE[2][f"{case}/order{order}/{name}"]) for name in ("a", "c"))
     config = json.loads(str(SDE[2][f"{case}/order2/config_json"]))
     kept = torch.from_numpy(SDE[2][f"{case}/order2/alphas_cumprod"]).double()
     schedule = NoiseSchedule(1 - kept / torch.cat([kept.new_ones(1), kept[:-1]]), kept)
     model = Linear(a, c, {"sample": "x0", "epsilon": "noise"}[config["prediction_type"]], schedule)
-    stops = SDE[2][f"{case}/order2/timesteps"].tolist()
+    timesteps = SDE[2][f"{case}/order2/timesteps"].tolist()
     solver = "sde-dpmsolver++" + ("2m" if order == 2 else "")
-    return DiffusionPolicy(model, FakeEncoder(), steps=10, guidance_scale=1.0, spacing=stops, solver=solver)
+    return DiffusionPolicy(model, FakeEncoder(), steps=10, guidance_scale=1.0, spacing=timesteps, solver=solver)
 
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("case", CASES)
-def test_moves_and_walks_equal_the_sde_dpm_solver(case, order):
+def test_steps_and_trajectories_equal_the_sde_dpm_solver(case, order):
     get = {
         name: torch.from_numpy(SDE[order][f"{case}/order{order}/{name}"])
         for name in ("x", "mean", "std", "x0_pred", "log_prob")
     }
     policy, none = reference_policy(case, order), FakeEncoder()(["a"] * 2)
-    clean_end = float(get["std"][-1]) == 0  # some references stop at timestep 0's noise: their last move is not ours
+    clean_end = float(get["std"][-1]) == 0  # some references stop at timestep 0's noise: their last step is not ours
     x, lengths, known = get["x"][0], torch.full((2,), 5), None
     for i in range(10 if clean_end else 9):
         mean, std, x0 = policy.step(get["x"][i], i, none, lengths, None if i == 0 else get["x0_pred"][i - 1])
@@ -98,14 +105,14 @@ def test_the_spacing_of_dpm_solver_equals_the_reference():
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace", "dpm", [48, 30, 29, 10, 3]])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_each_move_begins_where_the_last_one_ended(spacing, solver):
+def test_each_step_begins_where_the_last_one_ended(spacing, solver):
     policy = DiffusionPolicy(MotionDenoiser(FEATURES, 16, 1, 2, 24), FakeEncoder(), 5, spacing=spacing, solver=solver)
     kept = NoiseSchedule.cosine(50).alphas_cumprod
     assert torch.equal(policy.alphas, kept[policy.timesteps])
     assert torch.equal(policy.alphas_next, torch.cat([kept[policy.timesteps[1:]], kept.new_ones(1)]))
 
 
-# ---------------------------------------------------------------- one game, whoever plays
+# ---------------------------------------------------------------- one decision process, whatever the network
 
 
 def transformer(**kind):
@@ -133,7 +140,7 @@ def build(architecture: str, prediction: str, solver: str, eta: float | None = N
     torch.manual_seed(0)
     schedule = "linear" if prediction == "noise" else "cosine"  # whose last alpha-bar would magnify rounding 700 times
     denoiser = ARCHITECTURES[architecture](prediction=prediction, schedule=schedule)
-    for parameter in denoiser.parameters():  # layers that begin at zero would play the same game whatever they see
+    for parameter in denoiser.parameters():  # layers that begin at zero would give the same prediction whatever they see
         parameter.data += 0.05 * torch.randn_like(parameter)
     denoiser.set_statistics(torch.arange(7.0), torch.linspace(0.5, 2, 7))
     return DiffusionPolicy(denoiser, FakeEncoder(), steps=5, eta=eta, solver=solver, **changes)
@@ -145,7 +152,7 @@ def count_up(motion, lengths, prompts):
 
 
 @combinations
-def test_every_policy_scores_its_own_walk_exactly_and_learns(architecture, solver, prediction):
+def test_every_policy_scores_its_own_trajectory_exactly_and_learns(architecture, solver, prediction):
     policy = build(architecture, prediction, solver, RANDOM[solver])
     trajectory = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
     assert trajectory.motion.shape == (3, 9, FEATURES) and not trajectory.motion[1, 5:].any()
@@ -163,7 +170,7 @@ def test_every_policy_scores_its_own_walk_exactly_and_learns(architecture, solve
     )
     trainer = ddpo.DDPOTrainer(policy, count_up, PROMPTS, torch.tensor(LENGTHS), config)
     (record,) = trainer.run(progress=False)
-    assert all(ratio is None or ratio == 0 for ratio in record["ratio"]), "before the first update nothing has moved"
+    assert all(ratio is None or ratio == 0 for ratio in record["ratio"]), "before the first update nothing has changed"
     moved = [not torch.equal(a, b) for a, b in zip(before, policy.denoiser.parameters(), strict=True)]
     assert any(moved)
     again = policy.log_prob(trajectory)
@@ -174,10 +181,10 @@ def test_every_policy_scores_its_own_walk_exactly_and_learns(architecture, solve
 def test_log_probs_are_those_of_torchs_normal(architecture, solver, prediction):
     policy = build(architecture, prediction, solver, RANDOM[solver])
     trajectory = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
-    rows, beliefs = policy.denoiser.state_lengths(trajectory.lengths), [None, *trajectory.predicted_x0]
+    rows, predictions = policy.denoiser.state_lengths(trajectory.lengths), [None, *trajectory.predicted_x0]
     for i in range(policy.steps - 1):
         with torch.no_grad():
-            mean, std, _ = policy.step(trajectory.states[i], i, trajectory.text, trajectory.lengths, beliefs[i])
+            mean, std, _ = policy.step(trajectory.states[i], i, trajectory.text, trajectory.lengths, predictions[i])
         for b in range(3):
             normal = torch.distributions.Normal(mean[b, : rows[b]].double(), std[b].double())
             expected = normal.log_prob(trajectory.states[i + 1, b, : rows[b]].double()).mean()
@@ -186,7 +193,7 @@ def test_log_probs_are_those_of_torchs_normal(architecture, solver, prediction):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
-def test_the_trainer_of_every_credit_runs_on_every_architecture(architecture, advantage_estimator):
+def test_the_trainer_of_every_advantage_estimator_runs_on_every_architecture(architecture, advantage_estimator):
     policy = build(architecture, "x0", "sde-dpmsolver++2m")
     config = ddpo.DDPOConfig(
         iterations=2, prompts_per_iteration=2, motions_per_prompt=3, advantage_estimator=advantage_estimator, inner_epochs=2, kl_weight=0.1,
@@ -194,7 +201,7 @@ def test_the_trainer_of_every_credit_runs_on_every_architecture(architecture, ad
     )
     trainer = ddpo.DDPOTrainer(
         policy, count_up, PROMPTS, torch.tensor(LENGTHS), config, ["someone sits", "a person bows"],
-        judge=lambda policy: {"score": 0.0},
+        selector=lambda policy: {"score": 0.0},
     )
     log = trainer.run(progress=False)
     assert all(np.isfinite(record["distillation"]) and record["distillation"] >= 0 for record in log)
@@ -213,7 +220,7 @@ def test_a_solver_without_noise_is_refused_with_the_reason(solver):
         ddpo.DDPOTrainer(policy, count_up, PROMPTS, torch.tensor(LENGTHS), config)
 
 
-def test_a_deterministic_walk_of_second_order_equals_the_diffusers_scheduler():
+def test_a_deterministic_trajectory_of_second_order_equals_the_diffusers_scheduler():
     diffusers = pytest.importorskip("diffusers")
     policy = build("transformer", "x0", "dpmsolver++2m", spacing="dpm")
     scheduler = diffusers.DPMSolverMultistepScheduler(
@@ -237,13 +244,61 @@ def test_what_a_solver_cannot_be_is_named():
         build("transformer", "x0", "euler")
     with pytest.raises(UserError, match="ddpm has eta 1 by definition, not 0.5"):
         find_solver("ddpm", 0.5)
-    for stops in ([49, 30, 30, 10, 0], [50, 30, 20, 10, 0], [49, 30], [10, 20, 30, 40, 49]):
-        with pytest.raises(ValueError, match="a walk of 5 steps stops at 5 timesteps between 0 and 49"):
-            build("transformer", "x0", "ddim", spacing=stops)
+    for timesteps in ([49, 30, 30, 10, 0], [50, 30, 20, 10, 0], [49, 30], [10, 20, 30, 40, 49]):
+        with pytest.raises(ValueError, match="5 steps needs 5 timesteps between 0 and 49"):
+            build("transformer", "x0", "ddim", spacing=timesteps)
     policy = build("transformer", "x0", "sde-dpmsolver++2m")
     text = FakeEncoder()(PROMPTS)
-    with pytest.raises(ValueError, match="looks back: move 2 needs the belief before it"):
+    with pytest.raises(ValueError, match="multistep: step 2 needs the prediction before it"):
         policy.step(torch.randn(3, 9, FEATURES), 2, text, torch.tensor(LENGTHS))
+
+
+@pytest.fixture
+def registered():
+    "Samplers that a test adds are gone after it."
+    known = dict(SOLVERS)
+    yield
+    SOLVERS.clear()
+    SOLVERS.update(known)
+
+
+@pytest.mark.parametrize("multistep", [False, True])
+def test_a_sampler_of_ones_own_is_one_function(registered, multistep):
+    @register_sampler("toy", multistep=multistep)
+    def toy(plan, step, x_t, x0, history):
+        assert len(history) == int(multistep and bool(step.any()))
+        at = plan.alphas[step]
+        noise = (x_t - per_motion(at.sqrt(), x_t) * x0) / per_motion((1 - at).sqrt(), x_t)
+        mean, std = ddim_distribution(x0, noise, at, plan.alphas_next[step], 1.0)
+        change = x0 - history[-1] if history else 0 * x0
+        return mean + per_motion(torch.where(step == 0, 0.0, 0.1), x0) * change, std
+
+    policy = build("transformer", "x0", "toy")
+    trajectory = policy.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(policy.log_prob(trajectory), trajectory.log_probs)
+        torch.testing.assert_close(policy.log_prob(trajectory, fold=True), trajectory.log_probs, atol=1e-5, rtol=1e-5)
+    plain = build("transformer", "x0", "ddpm")
+    torch.testing.assert_close(policy.stds, plain.stds)
+    forecast = torch.tensor([0, 1, 1, 1, 1]) * 0.1 * multistep
+    torch.testing.assert_close(policy.x0_coefficients, plain.x0_coefficients + forecast)
+    if not multistep:
+        assert torch.equal(trajectory.motion, plain.rollout(PROMPTS, LENGTHS, torch.Generator().manual_seed(1)).motion)
+    with pytest.raises(UserError, match="there is a sampler 'toy' already"):
+        register_sampler("toy")(toy)
+
+
+@pytest.mark.parametrize("wrong", [lambda x0: (x0[:, 0], 0.1), lambda x0: (x0, x0), lambda x0: (x0, torch.ones(7))])
+def test_a_sampler_that_returns_other_shapes_is_named_before_anything_is_sampled(registered, wrong):
+    register_sampler("wrong")(lambda plan, step, x_t, x0, history: wrong(x0))
+    with pytest.raises(UserError, match="the sampler should return a mean of shape"):
+        build("transformer", "x0", "wrong")
+
+
+def test_one_number_will_do_for_the_deviation(registered):
+    register_sampler("steady")(lambda plan, step, x_t, x0, history: (x0, 0.5))
+    plan = plan_sampling(NoiseSchedule.cosine(50), 5, "steady")
+    assert plan.stds.tolist() == [0.5] * 5 and plan.x0_coefficients.tolist() == [1.0] * 5
 
 
 def test_a_saved_denoiser_comes_back_as_what_it_was(tmp_path):
@@ -270,11 +325,11 @@ def test_a_saved_denoiser_comes_back_as_what_it_was(tmp_path):
 def test_lora_on_a_convolution_is_a_low_rank_change_of_its_kernel():
     layer = torch.nn.Conv1d(6, 4, 3)
     before = layer.weight.detach().clone()
-    trained = ddpo.add_lora(layer, rank=2, alpha=4.0)
+    trained = lora.add_lora(layer, rank=2, alpha=4.0)
     assert torch.equal(layer.weight, before), "nothing changes until something is learnt"
     with torch.no_grad():
         for parameter in trained:
             parameter.normal_()
-    ddpo.merge_lora(layer)
+    lora.merge_lora(layer)
     change = (layer.weight - before).flatten(1)
     assert layer.weight.shape == before.shape and torch.linalg.matrix_rank(change) == 2

@@ -6,8 +6,9 @@ import torch
 
 from mocapfree_nb.features import features_to_joints, joints_to_features
 from mocapfree_nb.files import UserError
-from mocapfree_nb.procedural import ACTIONS, generate_clips
+from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D
+from mocapfree_nb.synthetic.actions import ACTIONS
 from mocapfree_nb.verify import CHECKS, confusion, swaps, verify
 
 
