@@ -20,7 +20,8 @@ from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, collect, update
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.models.registry import load_denoiser, load_policy
-from mocapfree_nb.output.export import ENDINGS, export_motion, fit_pose
+from mocapfree_nb.output.ik import fit_pose
+from mocapfree_nb.output.takes import ENDINGS, export_motion
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser

@@ -10,7 +10,8 @@ import torch
 from mocapfree_nb import parallel
 from mocapfree_nb.files import UserError, write_atomically
 from mocapfree_nb.reading import save_state
-from mocapfree_nb.pretrain import generator_misfit, load_state, misfit, optimizer_misfit
+from mocapfree_nb.pretrain import load_state
+from mocapfree_nb.runstate import generator_misfit, misfit, optimizer_misfit
 from mocapfree_nb.run_settings import reward_probe, same_reward
 
 if TYPE_CHECKING:

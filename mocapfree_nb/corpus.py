@@ -17,23 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mocapfree_nb.data.folders import (
-    SPLITS,
-    DataFolder,
-    Recording,
-    StoredMotion,
-    collector_paused,
-    features_in_batches,
-    read_labels,
-    read_recordings,
-    read_splits,
-    read_statistics,
-)
 from .features import FEATURE_GROUPS
 from .files import UserError
-from .data.checks import check_opened
-from .procedural import generate_clips
 from .skeleton import HUMANML3D, Skeleton
+from .sources import SPLITS, Recording, Source, Stored, collector_paused, features_in_batches, open_source
 
 # %% ../nbs/2_data/04_corpus.ipynb #4ddafbfa
 @dataclass(frozen=True, eq=False)
@@ -45,7 +32,7 @@ class Clip:
     """
 
     name: str
-    motion: np.ndarray | StoredMotion
+    motion: np.ndarray | Stored
     captions: tuple[str, ...]
     actions: tuple[str, ...] = ()
     split: str = "train"
@@ -56,7 +43,7 @@ class Clip:
     @property
     def features(self) -> np.ndarray:
         """(T, F) float32 in physical units."""
-        return self.motion.read() if isinstance(self.motion, StoredMotion) else self.motion
+        return self.motion if isinstance(self.motion, np.ndarray) else self.motion.read()
 
 # %% ../nbs/2_data/04_corpus.ipynb #3513ed04
 def _showing(clips: Sequence[Clip], action: str) -> list[Clip]:
@@ -103,8 +90,12 @@ def statistics(clips: Sequence[Clip], skeleton: Skeleton = HUMANML3D) -> tuple[n
 
 # %% ../nbs/2_data/04_corpus.ipynb #2003d0a9
 @dataclass(frozen=True, eq=False, repr=False)
-class _ClipList:
-    """Clips of one skeleton, with the mean and deviation (F,) that normalise them."""
+class Corpus:
+    """Clips of one skeleton, with the mean and deviation (F,) that normalise them.
+
+    Length, iteration and indexing give clips. `skipped` holds (name, reason) of everything in the source
+    that could not be used, `source` says in words what the source is. Made by `load_corpus`.
+    """
 
     clips: tuple[Clip, ...]
     mean: np.ndarray
@@ -141,14 +132,6 @@ class _ClipList:
     def captions(self) -> list[str]:
         """Every distinct caption, in the order of the clips."""
         return list(dict.fromkeys(caption for clip in self.clips for caption in clip.captions))
-
-# %% ../nbs/2_data/04_corpus.ipynb #f1854ab1
-class Corpus(_ClipList):
-    """Clips of one skeleton, with the mean and deviation (F,) that normalise them.
-
-    Length, iteration and indexing give clips. `skipped` holds (name, reason) of everything in the source
-    that could not be used, `source` says in words what the source is. Made by `load_corpus`.
-    """
 
     def subset(self, clips: Iterable[Clip]) -> "Corpus":
         """Some of the clips, with mean and deviation as they are."""
@@ -235,14 +218,14 @@ def assign_splits(
     return splits, kept
 
 # %% ../nbs/2_data/04_corpus.ipynb #851c9855
-def _part(motion: np.ndarray | StoredMotion, first: int, last: int) -> np.ndarray | StoredMotion:
+def _part(motion: np.ndarray | Stored, first: int, last: int) -> np.ndarray | Stored:
     """Frames `first` to `last`."""
-    return motion.part(first, last) if isinstance(motion, StoredMotion) else motion[first:last]
+    return motion[first:last] if isinstance(motion, np.ndarray) else motion.part(first, last)
 
 
 def _crop(
-    motion: np.ndarray | StoredMotion, max_frames: int, position: float = 0.5
-) -> np.ndarray | StoredMotion:
+    motion: np.ndarray | Stored, max_frames: int, position: float = 0.5
+) -> np.ndarray | Stored:
     """At most `max_frames` rows: the middle, or from the beginning (position 0) to the end (1)."""
     spare = max(len(motion) - max_frames, 0)
     first = min(int((spare + 1) * position), spare)
@@ -250,6 +233,8 @@ def _crop(
 
 
 def _procedural(num_clips: int, seed: int, max_frames: int) -> Corpus:
+    from mocapfree_nb.procedural import generate_clips  # the next lesson
+
     made = generate_clips(num_clips, seed=seed)
     joints = [made.joints[i, :length] for i, length in enumerate(made.lengths)]
     actions = [tuple(labels) for labels in made.actions]
@@ -268,7 +253,7 @@ def _draw_split(name: str, seed: int) -> str:
     return "test" if value < 0.15 else "val" if value < 0.2 else "train"
 
 # %% ../nbs/2_data/04_corpus.ipynb #3ebafa58
-def _cut(recording: Recording, fps: float) -> Iterator[tuple[str, np.ndarray | StoredMotion, tuple[str, ...]]]:
+def _cut(recording: Recording, fps: float) -> Iterator[tuple[str, np.ndarray | Stored, tuple[str, ...]]]:
     """Name, motion and captions of each span that the captions of a recording describe."""
     spans: dict[tuple[float, float], list[str]] = {}
     for caption in recording.captions:
@@ -283,10 +268,10 @@ def _cut(recording: Recording, fps: float) -> Iterator[tuple[str, np.ndarray | S
 # %% ../nbs/2_data/04_corpus.ipynb #ab6b76b6
 @collector_paused()
 def _clips_of(
-    recordings: Iterable[Recording], data: DataFolder, splits: dict[str, str], frames: tuple[int, int], fps: float
+    recordings: Iterable[Recording], source: Source, splits: dict[str, str], frames: tuple[int, int], fps: float
 ) -> tuple[list[Clip], list[tuple[str, str]]]:
     """Clips of whole motions, no shorter and no longer than `frames`, and what is too short."""
-    labels, clips, skipped = read_labels(data), [], []
+    labels, clips, skipped = source.labels(), [], []
     for recording in recordings:
         for name, motion, captions in _cut(recording, fps):
             if len(motion) < frames[0]:
@@ -299,34 +284,46 @@ def _clips_of(
     return clips, skipped
 
 # %% ../nbs/2_data/04_corpus.ipynb #ab6b76b0
-def _read_folder(
-    data: DataFolder, skeleton: Skeleton, num_clips: int | None, seed: int, frames: tuple[int, int]
+def _check(source: Source, clips: Sequence[Clip], skeleton: Skeleton, shipped: tuple | None) -> None:
+    """Warn of what is silent when wrong (lesson 25), by a sample of the clips."""
+    from mocapfree_nb.data.checks import check_opened
+
+    sample = [clip.features for clip in clips[:: 1 + len(clips) // 64]]
+    check_opened(sample, skeleton, str(source.folder), shipped[1] if shipped else None)
+
+
+def _tell_skipped(source: Source, skipped: Sequence[tuple[str, str]], used: int) -> None:
+    """One warning for all that was left out."""
+    named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
+    more = f"; and {len(skipped) - 3} more, in corpus.skipped" if len(skipped) > 3 else ""
+    warnings.warn(f"{source.folder}: {len(skipped)} skipped, {used} clips used. {named}{more}", stacklevel=4)
+
+# %% ../nbs/2_data/04_corpus.ipynb #6daed2ab
+def _read_source(
+    source: Source, skeleton: Skeleton, num_clips: int | None, seed: int, frames: tuple[int, int]
 ) -> Corpus:
-    splits, skipped = read_splits(data)
-    splits = splits or {name: _draw_split(name, seed) for name in data.names}
+    splits, skipped = source.splits()
+    splits = splits or {name: _draw_split(name, seed) for name in source.names}
     chosen = sorted(splits, key=lambda name: _draw(seed, name))[:num_clips] if num_clips else splits
-    recordings, faults = read_recordings(data, sorted(chosen), skeleton)
-    clips, short = _clips_of(recordings, data, splits, frames, skeleton.fps)
-    skipped += faults + short
+    recordings, faults = source.recordings(sorted(chosen), skeleton)
+    clips, short = _clips_of(recordings, source, splits, frames, skeleton.fps)
+    skipped = [*skipped, *faults, *short]
     if not clips:
         first = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise UserError(f"{data.folder} has no clip that can be used, of {len(data.names)}{first}")
+        raise UserError(f"{source.folder} has no clip that can be used, of {len(source.names)}{first}")
     if skipped:
-        named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
-        more = f"; and {len(skipped) - 3} more, in corpus.skipped" if len(skipped) > 3 else ""
-        warnings.warn(f"{data.folder}: {len(skipped)} skipped, {len(clips)} clips used. {named}{more}", stacklevel=3)
-    shipped = read_statistics(data) if skeleton is data.skeleton else None
+        _tell_skipped(source, skipped, len(clips))
+    shipped = source.statistics() if skeleton is source.skeleton else None
     train = [clip for clip in clips if clip.split == "train"] or clips
     mean, std = shipped or statistics(train, skeleton)
-    moved = "" if skeleton is data.skeleton else f", on the skeleton of {skeleton.name}"
-    corpus = Corpus(tuple(clips), mean, std, skeleton, tuple(skipped), f"{data.kind} folder {data.folder}{moved}")
-    sample = [clip.features for clip in clips[:: 1 + len(clips) // 64]]
-    check_opened(sample, skeleton, str(data.folder), std if shipped else None)
+    moved = "" if skeleton is source.skeleton else f", on the skeleton of {skeleton.name}"
+    corpus = Corpus(tuple(clips), mean, std, skeleton, tuple(skipped), f"{source.kind} folder {source.folder}{moved}")
+    _check(source, clips, skeleton, shipped)
     return corpus
 
 # %% ../nbs/2_data/04_corpus.ipynb #f9a6f7dd
 def load_corpus(
-    source: str | Path = "procedural",  # "procedural", or a folder: HumanML3D, KIT-ML, BVH or AMASS
+    source: str | Path = "procedural",  # "procedural", or a folder of a format that a reader knows
     num_clips: int | None = None,  # default: 4,000 procedural clips; all of a folder
     seed: int = 0,  # of the generator; of the split, and the choice of clips, where the source brings none
     min_frames: int = 16,  # shorter clips of a folder are skipped
@@ -338,7 +335,7 @@ def load_corpus(
 
     Raises `UserError` for a missing folder, or one without a usable clip. A bad clip among good ones is
     named in `corpus.skipped`, with one warning for all. A folder of 200 motions or more is packed on first
-    reading, and opens in a second from then on (see `datasets`). Source of the layout: Guo et al. 2022.
+    reading, and opens in a second from then on (lesson 28). Source of the layout: Guo et al. 2022.
     """
     if num_clips is not None and num_clips < 1:
         raise UserError(f"num_clips is {num_clips}; at least 1 is needed")
@@ -347,8 +344,8 @@ def load_corpus(
     if source == "procedural":
         return _procedural(num_clips or 4000, seed, max_frames)
     try:
-        data = DataFolder(source, body_models)
-        return _read_folder(data, skeleton or data.skeleton, num_clips, seed, (min_frames, max_frames))
+        opened = open_source(source, body_models=body_models)
+        return _read_source(opened, skeleton or opened.skeleton, num_clips, seed, (min_frames, max_frames))
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from error
 

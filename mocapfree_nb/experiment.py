@@ -71,7 +71,7 @@ class Report:
 
     def save(self, folder: str | Path) -> Path:
         """Write `report.json`, `motions.npz` and `report.html` into `folder`; returns the path of the page."""
-        from mocapfree_nb.output.export import save_motions
+        from mocapfree_nb.output.takes import save_motions
 
         folder = Path(folder)
         save_motions(folder / "motions.npz", self.motions)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mocapfree_nb import __version__
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy, draw_noise
-from mocapfree_nb.pretrain import borrowed_generators, network_hash
+from mocapfree_nb.runstate import borrowed_generators, network_hash
 from mocapfree_nb.rewards import Reward, as_scores
 
 __all__ = ["check_trainable", "check_policy", "check_prompts", "check_lengths", "check_arguments", "ask_selector",

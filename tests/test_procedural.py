@@ -206,7 +206,7 @@ def test_captions_of_a_clip_name_its_details():
 
 
 @pytest.mark.parametrize(
-    ("plain", "third", "gerund"),
+    ("plain", "third", "running"),
     [
         ("squat down and stand up", "squats down and stands up", "squatting down and standing up"),
         ("raise both arms", "raises both arms", "raising both arms"),
@@ -216,9 +216,9 @@ def test_captions_of_a_clip_name_its_details():
         ("throw", "throws", "throwing"),
     ],
 )
-def test_verbs(plain, third, gerund):
+def test_verbs(plain, third, running):
     assert conjugate(plain, third_person) == third
-    assert conjugate(plain, gerund) == gerund
+    assert conjugate(plain, gerund) == running
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.evaluator import EvaluatorModel
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models import registry, shipped
-from mocapfree_nb.pretrain import corpus_hash, network_hash
 from mocapfree_nb.retrieval import RetrievalModel
+from mocapfree_nb.runstate import corpus_hash, network_hash
 
 CORPUS = load_corpus("procedural", num_clips=1200)
 QUICK = DDPOConfig(iterations=1, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4, select_every=1)
