@@ -14,11 +14,12 @@ from mocapfree_nb.files import UserError
 def test_settings_come_from_a_file_then_words_then_iterations(tmp_path):
     (tmp_path / "a.toml").write_text("learning_rate = 1\nweigh_timesteps = false\niterations = 3\n")
     (tmp_path / "a.json").write_text('{"learning_rate": 0.5, "objective": "score"}')
-    found = read_settings(["learning_rate=3e-4"], tmp_path / "a.toml")
+    found = read_settings("ddpo", ["learning_rate=3e-4"], tmp_path / "a.toml")
     assert found == {"learning_rate": 3e-4, "weigh_timesteps": False, "iterations": 3}
-    assert read_settings(["weigh_timesteps=TRUE"], tmp_path / "a.toml", 9)["iterations"] == 9
-    assert read_settings(None, tmp_path / "a.json") == {"learning_rate": 0.5, "objective": "score"}
-    assert read_settings(None) == {} and isinstance(read_settings(None, tmp_path / "a.toml")["learning_rate"], float)
+    assert read_settings("ddpo", ["weigh_timesteps=TRUE"], tmp_path / "a.toml", 9)["iterations"] == 9
+    assert read_settings("ddpo", None, tmp_path / "a.json") == {"learning_rate": 0.5, "objective": "score"}
+    assert read_settings("ddpo", None) == {} and read_settings("exploration", None, None, 2) == {"rounds": 2}
+    assert isinstance(read_settings("ddpo", None, tmp_path / "a.toml")["learning_rate"], float)
 
 
 @pytest.mark.parametrize("pair, words", [
@@ -29,7 +30,7 @@ def test_settings_come_from_a_file_then_words_then_iterations(tmp_path):
 ])  # fmt: skip
 def test_a_setting_that_is_none_is_one_line(pair, words):
     with pytest.raises(UserError, match="--set") as found:
-        read_settings([pair])
+        read_settings("ddpo", [pair])
     assert words in str(found.value) and "\n" not in str(found.value)
 
 
@@ -42,12 +43,12 @@ def test_a_setting_that_is_none_is_one_line(pair, words):
 def test_a_file_of_settings_that_holds_something_else_is_named(name, text, words, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=name) as found:
-        read_settings(None, tmp_path / name)
+        read_settings("ddpo", None, tmp_path / name)
     assert words in str(found.value)
 
 
 def test_several_values_make_all_combinations():
-    assert parse_pair("lora_rank=0,8") == ("lora_rank", [0, 8])
+    assert parse_pair("lora_rank=0,8", "ddpo") == ("lora_rank", [0, 8])
     assert _grid(["lora_rank=0,8", "kl_weight=0.5"]) == {
         "lora_rank=0 kl_weight=0.5": {"lora_rank": 0, "kl_weight": 0.5},
         "lora_rank=8 kl_weight=0.5": {"lora_rank": 8, "kl_weight": 0.5},

@@ -91,7 +91,7 @@ def test_the_record_of_a_run_stands_in_its_folder_and_its_report(tmp_path):
     report = experiment.adapt(**usual, folder=folder)
     kept = json.loads((folder / "config.json").read_text())
     assert json.loads(json.dumps(report.values["config"])) == kept == json.loads((folder / "report.json").read_text())["config"]
-    expected = {"solver": "ddim", "steps": 2, "guidance_scale": 2.5, "version": mocapfree_nb.__version__}
+    expected = {"solver": "ddim", "denoising_steps": 2, "guidance_scale": 2.5, "version": mocapfree_nb.__version__}
     expected |= {"model_hash": network_hash(base), "retrieval_hash": network_hash(RetrievalModel.from_folder(RETRIEVAL))}
     expected |= {"evaluator_hash": network_hash(EvaluatorModel.from_folder(EVALUATOR)), **dataclasses.asdict(QUICK)}
     assert {key: kept[key] for key in expected} == expected

@@ -18,7 +18,7 @@ def ran(monkeypatch):
     """Nothing is adapted: what would be, in order."""
     calls = []
 
-    def run(change, seed, iterations, corpus, **arguments):
+    def run(change, seed, iterations, corpus, algorithm, **arguments):
         calls.append((dict(change), seed))
         if len(calls) == 3:
             raise KeyboardInterrupt
