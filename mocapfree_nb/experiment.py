@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'LEFT_OUT', 'LEFT_OUT_ACTIONS', 'Checks', 'PLAIN', 'ABLATIONS', 'SHIPPED', 'CONTINUED', 'MORE_CLIPS',
            'ARCHITECTURES', 'VAE_TRAINING', 'Questions', 'ask', 'check_motion', 'Judges', 'examine', 'Task',
-           'make_task', 'GeometryJudge', 'Examination', 'Report', 'gap_closed', 'pick_motions', 'motion_player',
-           'load_judges', 'load_denoiser', 'load_policy', 'report_values', 'adapt', 'summary', 'next_run', 'ablate',
-           'shipped_recipe', 'train', 'evaluate', 'generate']
+           'make_task', 'without_others', 'GeometryJudge', 'Examination', 'Report', 'gap_closed', 'pick_motions',
+           'motion_player', 'load_judges', 'load_denoiser', 'load_policy', 'report_values', 'adapt', 'summary',
+           'next_run', 'ablate', 'shipped_recipe', 'train', 'evaluate', 'generate']
 
 # %% ../nbs/14_experiment.ipynb #7c3f9db5
 import json
@@ -234,6 +234,13 @@ def make_task(
 
 def _captions(clips: Iterable[Clip]) -> list[str]:
     return list(dict.fromkeys(caption for clip in clips for caption in clip.captions))
+
+
+def without_others(corpus: Corpus, target: str | None = None) -> Corpus:
+    """`corpus` without those of `LEFT_OUT_ACTIONS` that are not the `target`: what a shipped base model can retain."""
+    for action in LEFT_OUT_ACTIONS:
+        corpus = corpus if action == target else corpus.leave_out(action)
+    return corpus
 
 # %% ../nbs/14_experiment.ipynb #4d3f310d
 class GeometryJudge:
@@ -500,7 +507,9 @@ def adapt(
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or DDPOConfig()
-    task = make_task(corpus or load_corpus(), target, source, prompts, leave_out_words, questions)
+    if corpus is None:
+        corpus = without_others(load_corpus(), target) if Path(model).parent == WEIGHTS else load_corpus()
+    task = make_task(corpus, target, source, prompts, leave_out_words, questions)
     judges = load_judges(retrieval, evaluator, checks, device)
     walk = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **walk)
@@ -588,7 +597,7 @@ def ablate(
     unknown = [name for name in names if name not in ABLATIONS]
     if unknown:
         raise UserError(f"unknown variant {unknown[0]!r}; the variants are {', '.join(ABLATIONS)}")
-    corpus = corpus or load_corpus()
+    corpus = corpus or without_others(load_corpus(), LEFT_OUT)
     rows = read_json(out).get("runs") if Path(out).exists() else []
     if not isinstance(rows, list):
         raise UserError(f"{out} holds no rows of an ablation; choose another file")
@@ -613,7 +622,7 @@ SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, traini
         MotionDenoiser,
         {"width": 128, "layers": 4, "heads": 4, "feedforward": 384, "frames_per_token": 2, "dropout": 0.0}
         | {"schedule": "shifted_cosine"},
-        {"bfloat16": True, "steps": 6000},
+        {"bfloat16": True, "steps": 9000},
     ),
     "unet": (
         MotionUNet,
@@ -626,7 +635,7 @@ SHIPPED: dict[str, tuple[type[Denoiser], dict, dict]] = {  # class, size, traini
         {"steps": 4000, "batch_size": 32},
     ),
 }
-CONTINUED = {"steps": 4000, "learning_rate": 5e-4}  # training that goes on from saved weights
+CONTINUED = {"steps": 5000, "learning_rate": 5e-4, "joint_weight": 2.0}  # training that goes on from saved weights
 MORE_CLIPS = 8000  # of the generator, beside the 4,000 of the corpus, for the transformer's training
 _GENTLE = {"learning_rate": 5e-4, "judge_every": 10}
 ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to the recipe, score from both sides?

@@ -48,15 +48,24 @@ def diffusion_loss(
     t: Tensor,
     noise: Tensor,
     conditional: Tensor | None = None,
+    joint_weight: float = 0.0,
 ) -> Tensor:
     """Denoising loss of one batch (DDPM algorithm 1; the target is what the denoiser predicts: x_0, noise or v).
 
     `x0` is clean states, as `denoiser.encode` makes them (batch, frames, features), `t` (batch,) timesteps, `noise`
-    like `x0`, `conditional` (batch,) False where the caption is hidden. Returns a scalar.
+    like `x0`, `conditional` (batch,) False where the caption is hidden. Returns a scalar. `joint_weight` times the error
+    of the features that joints are recovered from (root and positions, the first 3 J + 1 of 12 J - 1), and the same of
+    its change from frame to frame, is added.
     """
     x_t = schedule.add_noise(x0, noise, t)
     prediction = denoiser(x_t, t, text, lengths, conditional)
-    return masked_mean_square(prediction - denoiser.target(x0, noise, t), denoiser.state_lengths(lengths))
+    error, lengths = prediction - denoiser.target(x0, noise, t), denoiser.state_lengths(lengths)
+    loss = masked_mean_square(error, lengths)
+    if joint_weight:
+        joints = error[..., : (error.shape[2] + 1) // 4 + 1]
+        jitter = joints.diff(dim=1)
+        loss = loss + joint_weight * (masked_mean_square(joints, lengths) + masked_mean_square(jitter, lengths - 1))
+    return loss
 
 # %% ../nbs/09_pretrain.ipynb #604e0a28
 class ExponentialMovingAverage:
@@ -86,6 +95,7 @@ class PretrainConfig:
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     text_dropout: float = 0.1
+    joint_weight: float = 0.0  # of positions and their jitter in the loss, see `diffusion_loss`
     seed: int = 0
     bfloat16: bool = False  # autocast where the processor has bfloat16 units (about 1.6 times faster there)
 
@@ -123,9 +133,10 @@ def draw_training_batch(
     }
 
 
-def denoising_loss(denoiser: Denoiser, *settings) -> Tensor:
-    """`diffusion_loss` of one random batch; `settings` are the other arguments of `draw_training_batch`."""
-    return diffusion_loss(denoiser, denoiser.noise_schedule, **draw_training_batch(denoiser, *settings))
+def denoising_loss(denoiser: Denoiser, corpus: Corpus, config: PretrainConfig, *settings) -> Tensor:
+    """`diffusion_loss` of one random batch; the arguments are those of `draw_training_batch`."""
+    batch = draw_training_batch(denoiser, corpus, config, *settings)
+    return diffusion_loss(denoiser, denoiser.noise_schedule, **batch, joint_weight=config.joint_weight)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

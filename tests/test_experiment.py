@@ -153,6 +153,29 @@ def test_a_report_that_could_not_be_written_whole_does_not_count_as_finished(bas
     assert not (tmp_path / "report.json").exists()
 
 
+def test_several_labels_are_left_out_at_once_and_saved_weights_go_on(tmp_path, monkeypatch):
+    seen = []
+
+    def pretrain(denoiser, clips, config, checkpoint):
+        seen.append((denoiser, clips, config))
+        return denoiser
+
+    small = (MotionDenoiser, {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}, {"batch_size": 4})
+    monkeypatch.setitem(experiment.SHIPPED, "denoiser", small)
+    monkeypatch.setattr(experiment, "pretrain", pretrain)
+    corpus = load_corpus(num_clips=1000)
+    experiment.train("denoiser", tmp_path / "base", corpus, ",".join(experiment.LEFT_OUT_ACTIONS))
+    experiment.train("denoiser", tmp_path / "full", corpus, start=tmp_path / "base", seed=1)
+    (base, without, first), (full, clips, later) = seen
+    shown = {"+".join(clip.actions) for clip in clips}
+    for label in experiment.LEFT_OUT_ACTIONS:
+        assert label in shown and not any(set(label.split("+")) <= set(clip.actions) for clip in without)
+    assert any("squat" in clip.actions for clip in without) and any("punch-left" in clip.actions for clip in without)
+    assert first.steps == 8000 and later.steps == experiment.CONTINUED["steps"]
+    weights = zip(base.state_dict().values(), full.state_dict().values(), strict=True)
+    assert all(torch.equal(one.float(), other) for one, other in weights)
+
+
 def test_the_checkpoint_outlives_a_model_that_could_not_be_saved(tmp_path, monkeypatch):
     small = (MotionDenoiser, {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}, {"batch_size": 4})
     monkeypatch.setitem(experiment.SHIPPED, "denoiser", small)
@@ -249,7 +272,7 @@ def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monk
 
     asked, learnt = [], latent.vae_batch_loss
     corpus = load_corpus("procedural", num_clips=60)
-    monkeypatch.setattr("mocapfree_nb.corpus.load_corpus", lambda *_, **__: corpus)
+    monkeypatch.setattr(experiment, "load_corpus", lambda *_, **__: corpus)
     size = {"width": 16, "layers": 1, "vae_layers": 1, "heads": 2, "feedforward": 16}
     monkeypatch.setitem(experiment.SHIPPED, "latent", (latent.LatentDenoiser, size, {"batch_size": 64}))
     monkeypatch.setattr(latent, "vae_batch_loss", lambda *args, refuse: asked.append(refuse) or learnt(*args, refuse=refuse))
