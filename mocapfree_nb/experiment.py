@@ -685,9 +685,9 @@ def train(
 ) -> None:
     """Train the "denoiser", the "unet", the "latent" model, the "retrieval" network or the "evaluator" into `out`.
 
-    With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `steps` are those of
+    As their model cards say, this rebuilds the shipped weights (stored in half precision, as those are). `steps` are those of
     each part, where a model has two. `leave_out` is a label, or several with commas between. `start` is a saved denoiser
-    to go on from, as the shipped one that knows every action goes on from the one that lacks six. `checks` (see
+    to go on from, as the shipped one that knows every action went on from one that lacks six. `checks` (see
     `check_motion`) tells by which check the autoencoder of "latent" is kept from composing what is left out.
     """
     if corpus is None:

@@ -13,6 +13,7 @@ from mocapfree_nb import cli, experiment
 from mocapfree_nb.corpus import Clip, Corpus, collate, load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import UserError
 
 TARGET = experiment.LEFT_OUT
@@ -151,6 +152,39 @@ def test_a_report_that_could_not_be_written_whole_does_not_count_as_finished(bas
     with pytest.raises(ZeroDivisionError):
         report.save(tmp_path)
     assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("a person walks slowly", "walk-forward"),
+        ("an old man walks", "walk-forward"),
+        ("a person walks forward while waving the left hand", "walk-forward+wave-left"),
+        ("she twists her upper body", "twist"),
+        ("a boy hops on the right foot", "hop-right"),
+        ("a man steps sideways to the left", "sidestep-left"),
+    ],
+)
+def test_the_shipped_model_does_what_plain_words_say(said, label):
+    policy, lengths = experiment.load_policy(experiment.WEIGHTS / "denoiser"), torch.full((16,), 48)
+    joints = features_to_joints(policy.generate([said] * 16, lengths))
+    assert experiment.check_motion(joints, lengths, [label] * 16).mean() > 0.75
+
+
+def test_the_shipped_base_model_never_does_what_it_lacks():
+    clips = list(load_corpus(num_clips=600, seed=5).split("train"))
+    lacking = [clip for clip in clips if "+".join(clip.actions) in set(experiment.LEFT_OUT_ACTIONS[1:])][:40]
+    policy, lengths = experiment.load_policy(experiment.WEIGHTS / "denoiser-leave-one-out"), torch.tensor([*map(len, lacking)])
+    joints = features_to_joints(policy.generate([clip.captions[0] for clip in lacking], lengths))
+    assert len(lacking) == 40
+    assert experiment.check_motion(joints, lengths, ["+".join(clip.actions) for clip in lacking]).mean() < 0.1
+
+
+def test_what_the_base_model_lacks_is_neither_retained_nor_asked():
+    task = experiment.make_task(experiment.without_others(CORPUS, TARGET), TARGET)
+    assert set(task.target.labels) == {TARGET}
+    said = {part for label in task.anchors.labels + task.original.labels for part in label.split("+")}
+    assert not said & {"raise-both-arms", "kick-left", "bow", "jump-forward", "kneel"} and {"squat", "kick-right"} <= said
 
 
 def test_several_labels_are_left_out_at_once_and_saved_weights_go_on(tmp_path, monkeypatch):
