@@ -31,7 +31,7 @@ from .policy import DiffusionPolicy
 from .rewards import RetrievalReward, mirror_consistent
 from .runs import content_settings, keep_settings, prepare_folder
 from .selection import HeldOutSelector, fit_scorer
-from .tasks import LEFT_OUT, Task, draw_evaluation_prompts, make_task
+from .tasks import LEFT_OUT, LEFT_OUT_ACTIONS, Task, draw_evaluation_prompts, make_task, without_others
 from .vocabulary import warn_of_lengths, warn_of_words
 
 BUILT_IN = "the built-in generator"  # what a corpus of it calls its source
@@ -131,13 +131,13 @@ def motion_player(report: Report, part: str = "target", index: int = 0):
 def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
     """The model to adapt and the one to compare with, where the caller of `adapt` names none."""
     if model is None:
-        if leave_out_words or source is not None or target not in (None, LEFT_OUT):
+        if leave_out_words or source is not None or target not in (None, *LEFT_OUT_ACTIONS):
             raise UserError(
-                f"the shipped model lacks {LEFT_OUT} only: train one without the target (mocapfree pretrain) and give it "
+                f"the shipped model lacks {', '.join(LEFT_OUT_ACTIONS)}: train one without the target (mocapfree pretrain) and give it "
                 "as the model"
             )
         model = WEIGHTS / ("denoiser-leave-one-out" if target else "denoiser")
-    if target != LEFT_OUT and full_model == WEIGHTS / "denoiser":
+    if target not in LEFT_OUT_ACTIONS and full_model == WEIGHTS / "denoiser":
         full_model = None  # nobody knows whether it saw this target
     return model, full_model
 
@@ -286,7 +286,8 @@ def adapt(
         prepare_folder(folder)
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model)
-    corpus = corpus or load_corpus()
+    if corpus is None:
+        corpus = without_others(load_corpus(), target) if target and Path(model).parent == WEIGHTS else load_corpus()
     task = make_task(corpus, target, source, prompts, leave_out_words, evaluation_prompts)
     scorers = load_scorers(retrieval, evaluator, checks, device)
     reward = _choose_reward(reward, scorers, task, contrastive, mirrored)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mocapfree_nb.corpus import Clip, Corpus
 from mocapfree_nb.files import UserError
 
-__all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "Task", "make_task"]
+__all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "Task", "make_task", "without_others"]
 
 LEFT_OUT = "raise-both-arms"
 LEFT_OUT_ACTIONS = (  # what the shipped base models lack, all six at once; the easiest first
@@ -126,3 +126,10 @@ def _parts(corpus: Corpus, target: str | None, source: Corpus | None, words: Seq
 
 def _captions(clips: Iterable[Clip]) -> list[str]:
     return list(dict.fromkeys(caption for clip in clips for caption in clip.captions))
+
+
+def without_others(corpus: Corpus, target: str | None = None) -> Corpus:
+    """`corpus` without those of `LEFT_OUT_ACTIONS` that are not the `target`: what the shipped base model can retain."""
+    for action in LEFT_OUT_ACTIONS:
+        corpus = corpus if action == target else corpus.leave_out(action)
+    return corpus
