@@ -240,10 +240,13 @@ def _chosen(log: list[dict], before: float = -math.inf) -> dict:
 
 
 def _sample_instead(base: DiffusionPolicy, evaluation: PolicyEvaluation, reward: Callable, calls: int) -> dict[str, dict]:
-    """The target's row of the base model, the reward choosing from as many samples as `calls` network calls make."""
+    """The target's row of the base model, the reward choosing from as many samples as `calls` network calls make.
+
+    So many samples as the calls buy for every motion of the other rows; two motions a prompt are enough to measure.
+    """
     prompts = evaluation.task.target
     samples = samples_for(calls, base, evaluation.repeats * len(prompts))
-    found = evaluation.score(best_of_n(base, prompts, reward, samples, evaluation.repeats, evaluation.seed))
+    found = evaluation.score(best_of_n(base, prompts, reward, samples, min(2, evaluation.repeats), evaluation.seed))
     found["target"] |= {"samples": samples}
     return found
 
