@@ -18,6 +18,7 @@ from pathlib import Path
 from torch import Tensor, cat, no_grad
 
 from .best_of_n import best_of_n, count_calls, samples_for
+from .callbacks import as_callbacks, notify
 from .corpus import Corpus, load_corpus
 from .ddpo import DDPOConfig
 from .rewards import checked_scores
@@ -210,15 +211,14 @@ def _save_last(policy: DiffusionPolicy, base: DiffusionPolicy, folder: Path) -> 
     last.save_pretrained(folder)
 
 
-def _keep_last(policy, base, config, folder: str | Path | None, seen: list, on_iteration) -> Callable[[dict], None]:
+def _keep_last(policy, base, config, folder: str | Path | None, seen: list, callbacks: list) -> Callable[[dict], None]:
     """Note each record; before the chosen weights come back, keep the last ones in `folder`/model-last."""
 
     def after(record: dict) -> None:
         if folder and record["iteration"] >= getattr(config, "iterations", 0):  # exploration may stop at any round
             _save_last(policy, base, Path(folder) / "model-last")
         seen.append(record)
-        if on_iteration:
-            on_iteration(record)
+        notify(callbacks, "on_iteration", record)
 
     return after
 
@@ -240,10 +240,13 @@ def _chosen(log: list[dict], before: float = -math.inf) -> dict:
 
 
 def _sample_instead(base: DiffusionPolicy, evaluation: PolicyEvaluation, reward: Callable, calls: int) -> dict[str, dict]:
-    """The target's row of the base model, the reward choosing from as many samples as `calls` network calls make."""
+    """The target's row of the base model, the reward choosing from as many samples as `calls` network calls make.
+
+    So many samples as the calls buy for every motion of the other rows; two motions a prompt are enough to measure.
+    """
     prompts = evaluation.task.target
     samples = samples_for(calls, base, evaluation.repeats * len(prompts))
-    found = evaluation.score(best_of_n(base, prompts, reward, samples, evaluation.repeats, evaluation.seed))
+    found = evaluation.score(best_of_n(base, prompts, reward, samples, min(2, evaluation.repeats), evaluation.seed))
     found["target"] |= {"samples": samples}
     return found
 
@@ -264,7 +267,7 @@ def adapt(
     folder: str | Path | None = None,
     contrastive: bool = False, mirrored: bool = False,
     evaluation_prompts: int = 32, device: str = "cpu",
-    on_iteration: Callable[[dict], None] | None = None, progress: bool = True,
+    on_iteration: object = None, progress: bool = True,
     reward: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
 ) -> Report:
     """Adapt `model` from text alone, evaluate it before and after, and report.
@@ -278,7 +281,8 @@ def adapt(
     `reward` scores raw motion (batch, frames, features), lengths (batch,), prompts: (batch,). By default it is the retrieval
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
     mirror image's (lesson 13). `steps`, `solver` and `eta` choose how the policy samples (lesson 08). `folder` keeps the
-    run; one that is already there with the same settings goes on where it stopped.
+    run; one that is already there with the same settings goes on where it stopped. `on_iteration` is told how training goes:
+    a function of an iteration's record, a `callbacks.Callback`, or several.
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or LearnConfig()
@@ -308,9 +312,10 @@ def adapt(
         rows["full_data"] = evaluation(load_policy(full_model, **sampling))
     base = policy.with_denoiser(copy.deepcopy(policy.denoiser))
     selector = _select_by(policy, task, corpus, source)
-    seen: list[dict] = []
+    seen, callbacks = [], as_callbacks(on_iteration)
+    notify(callbacks, "on_start", settings)
     with count_calls(policy.denoiser) as calls:
-        after = _keep_last(policy, base, config, folder, seen, on_iteration)
+        after = _keep_last(policy, base, config, folder, seen, callbacks)
         log = learn_task(policy, checked, task, config, selector, folder, after, progress)
     rows["after"] = evaluation(policy)
     cost = round(calls.made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took
@@ -326,6 +331,8 @@ def adapt(
     if folder:
         policy.denoiser.save_pretrained(Path(folder) / "model")
         report.save(folder)
+    notify(callbacks, "on_end", log)
+    notify(callbacks, "on_report", report.values)
     return report
 
 # %% ../nbs/6_judging/21_experiment.ipynb #7d1febcb

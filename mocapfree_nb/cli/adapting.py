@@ -8,7 +8,7 @@ import typer
 
 from mocapfree_nb.cli.common import (
     Algorithm, ConfigFile, Corpus, DenoisingSteps, Device, Eta, Guidance, Iterations, MaxFrames, Seed, Set, Solver,
-    announce, find_function, going_on, pick_device, read_checks, read_prompts, refuse_finished, run_folder, say,
+    Track, announce, find_function, going_on, pick_device, read_checks, read_prompts, refuse_finished, run_folder, say, tracker,
 )  # fmt: skip
 from mocapfree_nb.cli.settings import parse_pair, read_settings
 from mocapfree_nb.files import UserError
@@ -24,6 +24,7 @@ def demo(
     iterations: Iterations = None,
     settings: Set = None,
     config: ConfigFile = None,
+    track: Track = None,
     name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None,
 ) -> None:
     """The main job: teach the shipped model an action it never saw, and report before and after.
@@ -42,7 +43,7 @@ def demo(
     refuse_finished(folder)
     say(f"adapting to an unseen action from text alone; the run is kept in {folder}")
     with going_on(folder, "checkpoints/last.pt", "the same command"):
-        report = adapt(**recipe, folder=folder)
+        report = adapt(**recipe, folder=folder, on_iteration=tracker(track, folder))
     announce(report, folder)
 
 
@@ -75,6 +76,7 @@ def adapt(
     iterations: Iterations = None,
     settings: Set = None,
     config: ConfigFile = None,
+    track: Track = None,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
     solver: Solver = "ddim",
@@ -131,6 +133,7 @@ def adapt(
             solver=solver,
             eta=eta,
             folder=folder,
+            on_iteration=tracker(track, folder),
             device=pick_device(device),
             **{key: value for key, value in given.items() if value is not None},
         )
