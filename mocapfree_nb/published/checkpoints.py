@@ -309,7 +309,7 @@ def load_network(path: str | Path, known: Sequence[type[nn.Module]], device: str
 def text_encoder_for(model: nn.Module, source: str | Path | None = None) -> TextEncoder | PublishedTextEncoder:
     """The text encoder that a denoiser or retrieval network reads; `source` is its folder, or a name on the hub.
 
-    For an MLD whose vector for a hidden caption is still zero, that vector is set. The Guo evaluator reads `GuoWords`.
+    For an MLD whose vector for an empty caption is still zero, that vector is set. The Guo evaluator reads `GuoWords`.
     """
     if isinstance(model, MDM) and model.text == "pooled":
         return PublishedTextEncoder("clip", source, max_tokens=22)
