@@ -223,9 +223,7 @@ def _part(motion: np.ndarray | Stored, first: int, last: int) -> np.ndarray | St
     return motion[first:last] if isinstance(motion, np.ndarray) else motion.part(first, last)
 
 
-def _crop(
-    motion: np.ndarray | Stored, max_frames: int, position: float = 0.5
-) -> np.ndarray | Stored:
+def _crop(motion: np.ndarray | Stored, max_frames: int, position: float = 0.5) -> np.ndarray | Stored:
     """At most `max_frames` rows: the middle, or from the beginning (position 0) to the end (1)."""
     spare = max(len(motion) - max_frames, 0)
     first = min(int((spare + 1) * position), spare)
@@ -299,9 +297,7 @@ def _tell_skipped(source: Source, skipped: Sequence[tuple[str, str]], used: int)
     warnings.warn(f"{source.folder}: {len(skipped)} skipped, {used} clips used. {named}{more}", stacklevel=4)
 
 # %% ../nbs/2_data/04_corpus.ipynb #6daed2ab
-def _read_source(
-    source: Source, skeleton: Skeleton, num_clips: int | None, seed: int, frames: tuple[int, int]
-) -> Corpus:
+def _read_source(source: Source, skeleton: Skeleton, num_clips: int | None, seed: int, frames: tuple[int, int]) -> Corpus:
     splits, skipped = source.splits()
     splits = splits or {name: _draw_split(name, seed) for name in source.names}
     chosen = sorted(splits, key=lambda name: _draw(seed, name))[:num_clips] if num_clips else splits

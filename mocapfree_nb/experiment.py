@@ -19,7 +19,9 @@ from torch import Tensor, cat, no_grad
 
 from .best_of_n import best_of_n, count_calls, samples_for
 from .corpus import Corpus, load_corpus
-from .ddpo import DDPOConfig, ask_reward, check_trainable
+from .ddpo import DDPOConfig
+from .rewards import checked_scores
+from .run_settings import check_trainable
 from .learning import learn_task
 from .off_policy import LearnConfig
 from .evaluation import Checks, PolicyEvaluation, Scorers, evaluate_policy
@@ -221,12 +223,20 @@ def _keep_last(policy, base, config, folder: str | Path | None, seen: list, on_i
     return after
 
 
-def _chosen(log: list[dict]) -> dict:
-    """Which iteration's weights were kept, and by what score; the last where nothing chose."""
+def _chosen(log: list[dict], before: float = -math.inf) -> dict:
+    """Which iteration's weights were kept, and by what score: of those that score above `before`, the best.
+
+    Where none does, DDPO keeps the last, and exploration what there was before it (iteration 0).
+    """
     scored = [record for record in log if record["selection"]]
-    best = max(scored, key=lambda record: record["selection"]["score"]) if scored else log[-1]
-    scores = {"score": best["selection"]["score"], "last_score": scored[-1]["selection"]["score"]} if scored else {}
-    return {"chosen_iteration": best["iteration"], "last_iteration": log[-1]["iteration"], **scores}
+    last = {"chosen_iteration": log[-1]["iteration"], "last_iteration": log[-1]["iteration"]}
+    if not scored:
+        return last
+    best = max(scored, key=lambda record: record["selection"]["score"])
+    scores = {"score_before": before, "score": best["selection"]["score"], "last_score": scored[-1]["selection"]["score"]}
+    if scores["score"] > before:
+        return last | scores | {"chosen_iteration": best["iteration"]}
+    return last | scores | ({"chosen_iteration": 0} if "improved" in log[-1] else {})
 
 
 def _sample_instead(base: DiffusionPolicy, evaluation: PolicyEvaluation, reward: Callable, calls: int) -> dict[str, dict]:
@@ -283,12 +293,13 @@ def adapt(
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **sampling)
     _check_start(policy, scorers, corpus, task, prompts or (), model)
-    checked = partial(ask_reward, reward)
+    checked = partial(checked_scores, reward)
     evaluation = PolicyEvaluation(task, scorers, checked)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "reward": _name(reward)}
     settings |= {"contrastive": contrastive, "mirrored": mirrored, "evaluation_prompts": evaluation_prompts}
-    settings |= sampling | asdict(config) | content_settings(policy, scorers, task)
+    settings |= {"denoising_steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
+    settings |= asdict(config) | content_settings(policy, scorers, task)
     if folder:
         keep_settings(Path(folder) / "config.json", settings)
     rows = {"before": evaluation(policy)}
@@ -307,7 +318,8 @@ def adapt(
     for part, floor in floors.items():
         for row in rows.values():
             row.get(part, {})["fid_floor"] = floor
-    more = {"fid_floor": floors["target"], "network_calls": cost, "selection": _chosen(log)}
+    chosen = _chosen(log, selector.target_before) if selector else _chosen(log)
+    more = {"fid_floor": floors["target"], "network_calls": cost, "selection": chosen}
     seconds = time.perf_counter() - started
     report = Report(report_values(rows, task, settings, log, seconds, **more), pick_motions(task, rows))
     if folder:

@@ -112,12 +112,23 @@ def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], opti
 _HUB = {"revision", "cache_dir", "force_download", "proxies", "resume_download", "local_files_only", "token", "strict"}
 
 
+def _encoder_config(value: object, where: str) -> dict | None:
+    """What a `config.json` says of the text encoder: a name and plain settings, or nothing."""
+    plain = isinstance(value, dict) and all(isinstance(v, str | int | float | bool) for v in value.values())
+    if value is not None and not (plain and isinstance(value.get("name"), str) and len(value) <= 16):
+        raise UserError(f'{where}: text_encoder is {printable(repr(value), 60)}; {{"name": ..., ...}} is expected')
+    return value
+
+
 class PretrainedModel(nn.Module, PyTorchModelHubMixin):
     """A network that saves as a folder: `config.json` (its class, constructor arguments) and `model.safetensors`.
 
     `from_pretrained` on a local folder checks every name and shape and raises `UserError` with one line;
     any other string is taken as the name of a model on the Hugging Face hub.
     """
+
+    # name and settings of the text encoder that it reads, saved as "text_encoder"; None is MiniLM
+    text_encoder_config: dict | None = None
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, *, config: dict | None = None, model_card_kwargs: dict | None = None
@@ -130,6 +141,8 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
         """
         self._save_pretrained(Path(save_directory))
         config = {"architecture": type(self).__name__} | (config or self._hub_mixin_config or {})
+        if self.text_encoder_config:
+            config["text_encoder"] = self.text_encoder_config
         write_json(Path(save_directory) / "config.json", config)
 
     @classmethod
@@ -142,9 +155,11 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", architecture: str | None = None, **options):
         """From the hub; the mixin alone would pass weights over that are missing or of another name, and NaN."""
+        encoder = _encoder_config(options.pop("text_encoder", None), printable(model_id))
         check_settings(cls, {name: value for name, value in options.items() if name not in _HUB}, printable(model_id))
         model = super()._from_pretrained(model_id=model_id, map_location=map_location, **options | {"strict": True})
         check_finite(model.state_dict(), printable(model_id))
+        model.text_encoder_config = encoder
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -167,5 +182,8 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
         architecture = config.pop("architecture", cls.__name__)  # folders of before this was noted have none
         if architecture != cls.__name__:
             raise UserError(f"{name} holds a {printable(architecture, 60)}, not a {cls.__name__}")
+        encoder = _encoder_config(config.pop("text_encoder", None), name)
         weights = read_tensors(folder / "model.safetensors")
-        return build_network(cls, config, weights, name).to(device)
+        model = build_network(cls, config, weights, name).to(device)
+        model.text_encoder_config = encoder
+        return model

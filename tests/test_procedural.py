@@ -12,7 +12,7 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import captions_for, generate_clips
 from mocapfree_nb.skeleton import HUMANML3D
 from mocapfree_nb.synthetic.actions import ACTIONS, COMPOSED
-from mocapfree_nb.synthetic.captions import conjugate, third_person
+from mocapfree_nb.synthetic.captions import conjugate, gerund, third_person
 from mocapfree_nb.validity import foot_skate
 
 PARENTS = np.array(HUMANML3D.parents)
@@ -206,7 +206,7 @@ def test_captions_of_a_clip_name_its_details():
 
 
 @pytest.mark.parametrize(
-    ("plain", "third", "gerund"),
+    ("plain", "third", "running"),
     [
         ("squat down and stand up", "squats down and stands up", "squatting down and standing up"),
         ("raise both arms", "raises both arms", "raising both arms"),
@@ -216,9 +216,9 @@ def test_captions_of_a_clip_name_its_details():
         ("throw", "throws", "throwing"),
     ],
 )
-def test_verbs(plain, third, gerund):
+def test_verbs(plain, third, running):
     assert conjugate(plain, third_person) == third
-    assert conjugate(plain, gerund) == gerund
+    assert conjugate(plain, gerund) == running
 
 
 @pytest.mark.parametrize(

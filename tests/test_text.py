@@ -13,9 +13,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocapfree_nb import text
+from mocapfree_nb import text, text_cache
 from mocapfree_nb.files import UserError
-from mocapfree_nb.text import EmbeddingCache, TextEmbedding, TextEncoder, mean_pool
+from mocapfree_nb.reading import read_json
+from mocapfree_nb.text import (
+    TextEmbedding,
+    TextEncoder,
+    default_text_encoder,
+    make_text_encoder,
+    mean_pool,
+    register_text_encoder,
+    remember_text_encoder,
+    text_encoder_of,
+)
+from mocapfree_nb.text_cache import EmbeddingCache
 
 CAPTIONS = [
     "a person kicks with the left foot",
@@ -211,7 +222,7 @@ def _states(seed: int, length: int = 5) -> np.ndarray:
 def test_a_flipped_bit_in_an_entry_counts_as_absent(tmp_path):
     cache = EmbeddingCache(tmp_path / "text.sqlite")
     cache.put({"a": _states(0), "b": _states(1)})
-    blob = bytearray(text._pack(_states(0)))
+    blob = bytearray(text_cache._pack(_states(0)))
     blob[-1] ^= 1
     with sqlite3.connect(cache.path) as connection:
         connection.execute("UPDATE text SET blob = ? WHERE key = 'a'", [bytes(blob)])
@@ -222,7 +233,7 @@ def test_a_flipped_bit_in_an_entry_counts_as_absent(tmp_path):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60) | st.none() | st.text(max_size=5) | st.integers())
 def test_damaged_entries_are_recognised(blob):
-    assert text._unpack(blob) is None
+    assert text_cache._unpack(blob) is None
 
 
 def test_many_keys_at_once(tmp_path):
@@ -335,3 +346,71 @@ def test_no_network_and_nothing_printed(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class Bytes:
+    "A toy encoder: `width` numbers a word."
+
+    def __init__(self, width=6):
+        self.width = width
+
+    def __call__(self, prompts):
+        tokens = torch.stack([torch.full((2, self.width), float(len(prompt))) for prompt in prompts])
+        mask = torch.ones(len(prompts), 2, dtype=torch.bool)
+        return TextEmbedding(tokens, mask, mean_pool(tokens, mask))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.setattr(text, "TEXT_ENCODERS", dict(text.TEXT_ENCODERS))
+    register_text_encoder("bytes")(Bytes)
+
+
+def small_denoiser(width):
+    from mocapfree_nb.denoiser import MotionDenoiser
+
+    return MotionDenoiser(num_features=263, width=16, layers=1, heads=2, text_width=width)
+
+
+def test_a_saved_model_names_its_encoder_and_finds_it_again(toy, tmp_path):
+    model = small_denoiser(6)
+    remember_text_encoder(model, make_text_encoder("bytes", width=6))
+    model.save_pretrained(tmp_path / "model")
+    assert read_json(tmp_path / "model" / "config.json")["text_encoder"] == {"name": "bytes", "width": 6}
+    again = type(model).from_pretrained(tmp_path / "model")
+    found = text_encoder_of(again)
+    assert isinstance(found, Bytes) and found.config == {"name": "bytes", "width": 6}
+    again.save_pretrained(tmp_path / "copy")
+    assert (tmp_path / "copy" / "config.json").read_bytes() == (tmp_path / "model" / "config.json").read_bytes()
+
+
+def test_minilm_is_the_default_and_is_not_written_down(tmp_path):
+    model = small_denoiser(384)
+    remember_text_encoder(model, default_text_encoder())
+    model.save_pretrained(tmp_path)
+    assert "text_encoder" not in read_json(tmp_path / "config.json")
+    assert text_encoder_of(type(model).from_pretrained(tmp_path)) is default_text_encoder()
+
+
+def test_vectors_of_another_width_are_one_clear_line(toy):
+    with pytest.raises(UserError, match="reads text vectors of 512 numbers, and the encoder 'minilm' gives 384.*clip"):
+        text_encoder_of(small_denoiser(512))
+    model = small_denoiser(7)
+    remember_text_encoder(model, make_text_encoder("bytes"))
+    with pytest.raises(UserError, match="of 7 numbers, and the encoder 'bytes' gives 6"):
+        text_encoder_of(model)
+
+
+def test_wrong_names_and_settings_of_encoders_are_one_clear_line(toy, tmp_path):
+    with pytest.raises(UserError, match="no text encoder 'bites': there are minilm, clip.*import"):
+        make_text_encoder("bites")
+    with pytest.raises(UserError, match="'bytes': no such settings.*depth"):
+        make_text_encoder("bytes", depth=3)
+    with pytest.raises(UserError, match="'bytes' already.*another name"):
+        register_text_encoder("bytes")(TextEncoder)
+    model = small_denoiser(6)
+    for wrong in ("bytes", {"width": 6}, {"name": 3}, {"name": "bytes", "width": [6]}):
+        model.text_encoder_config = wrong
+        model.save_pretrained(tmp_path)
+        with pytest.raises(UserError, match="text_encoder is .*name.*is expected"):
+            type(model).from_pretrained(tmp_path)

@@ -36,7 +36,8 @@ def demo(
 
     recipe = shipped_recipe(model, seed, algorithm)
     recipe["config"] = replace(recipe["config"], **read_settings(algorithm, settings, config, iterations))
-    usual = "demo" + ("" if model == "transformer" else f"-{model}") + ("" if algorithm == "exploration" else f"-{algorithm}") + (f"-seed{seed}" if seed else "")
+    parts = [model] * (model != "transformer") + [algorithm] * (algorithm != "exploration") + [f"seed{seed}"] * (seed != 0)
+    usual = "-".join(["demo", *parts])
     folder = Path("runs") / name if name else next_run("runs", usual)
     refuse_finished(folder)
     say(f"adapting to an unseen action from text alone; the run is kept in {folder}")
@@ -185,11 +186,11 @@ def recipe(
     announce(report, folder)
 
 
-def _grid(pairs: list[str]) -> dict[str, dict]:
+def _grid(pairs: list[str], algorithm: str = "ddpo") -> dict[str, dict]:
     """"key=a,b" and more of them to all combinations, by a name that says them."""
     from itertools import product
 
-    axes = [parse_pair(pair, "ddpo") for pair in pairs]
+    axes = [parse_pair(pair, algorithm) for pair in pairs]
     combined = [dict(zip([key for key, _ in axes], values, strict=True)) for values in product(*(some for _, some in axes))]
     return {" ".join(f"{key}={value}" for key, value in some.items()): some for some in combined}
 
@@ -202,6 +203,7 @@ def sweep(
     ] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Named variants of the recipe instead; repeat for more.")] = None,
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.", min=1)] = 3,
+    algorithm: Algorithm = "ddpo",
     iterations: Iterations = None,
     leave_out: Annotated[str | None, typer.Option(help="Target: a label of the built-in corpus (default: as demo).")] = None,
     model: Annotated[Path | None, typer.Option(help="Denoiser to adapt: one that lacks --leave-out.")] = None,
@@ -216,8 +218,10 @@ def sweep(
 
     if settings and variant:
         raise UserError("give --set or --variant, not both")
-    variants = _grid(settings) if settings else choose_variants(variant or ())
-    arguments = {"target": leave_out, "model": model, "device": pick_device(device)}
+    if algorithm != "ddpo" and not settings:
+        raise UserError("the named variants are those of --algorithm ddpo; give --set KEY=VALUE,VALUE for another algorithm")
+    variants = _grid(settings, algorithm) if settings else choose_variants(variant or ())
+    arguments = {"target": leave_out, "model": model, "device": pick_device(device), "algorithm": algorithm}
     rows = sweep(out, variants, range(seeds), iterations, **arguments)
     say(sweep_table(rows))
     sweep_figure(rows, out.with_suffix(".png"))

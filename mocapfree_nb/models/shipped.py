@@ -14,7 +14,8 @@ from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import WEIGHTS, UserError
 from mocapfree_nb.learning import find_algorithm
 from mocapfree_nb.models.registry import DENOISERS, find_class, load_denoiser
-from mocapfree_nb.pretrain import PretrainConfig, borrowed_generators, pretrain
+from mocapfree_nb.pretrain import PretrainConfig, pretrain
+from mocapfree_nb.runstate import borrowed_generators
 from mocapfree_nb.retrieval import train_retrieval
 from mocapfree_nb.runs import prepare_folder
 from mocapfree_nb.skeleton import HUMANML3D, skeleton_of

@@ -28,7 +28,7 @@ from ..models.latent import LatentDenoiser
 from ..models.mdm import MDM, replace_names
 from ..evaluator import EvaluatorModel
 from ..retrieval import TextMotionModel, RetrievalModel
-from ..text import PublishedTextEncoder, TextEncoder, default_text_encoder
+from ..text import PublishedTextEncoder, TextEncoder, make_text_encoder, text_encoder_of
 from ..models.unet import MotionUNet
 
 # %% ../../nbs/8_published/31_checkpoints.ipynb #8bb364c1
@@ -309,17 +309,20 @@ def load_network(path: str | Path, known: Sequence[type[nn.Module]], device: str
 def text_encoder_for(model: nn.Module, source: str | Path | None = None) -> TextEncoder | PublishedTextEncoder:
     """The text encoder that a denoiser or retrieval network reads; `source` is its folder, or a name on the hub.
 
-    For an MLD whose vector for an empty caption is still zero, that vector is set. The Guo evaluator reads `GuoWords`.
+    A network that names its encoder in `config.json` gets that one, another of this kit MiniLM. For an MLD
+    whose vector for an empty caption is still zero, that vector is set. The Guo evaluator reads `GuoWords`.
     """
+    if getattr(model, "text_encoder_config", None):
+        return text_encoder_of(model, source)
     if isinstance(model, MDM) and model.text == "pooled":
-        return PublishedTextEncoder("clip", source, max_tokens=22)
+        return make_text_encoder("clip", source=source, max_tokens=22)
     if isinstance(model, MDM | TMR):
-        return PublishedTextEncoder("distilbert", source)
+        return make_text_encoder("distilbert", source=source)
     if isinstance(model, MotionUNet) and model.embed_text.in_features == 512:
-        return PublishedTextEncoder("clip", source, padded=True)
+        return make_text_encoder("clip", source=source, padded=True)
     if isinstance(model, LatentDenoiser) and model.denoiser.emb_proj[1].in_features == 768:
-        encoder = PublishedTextEncoder("clip-large", source)
+        encoder = make_text_encoder("clip-large", source=source)
         if not model.denoiser.no_caption.any():
             model.denoiser.no_caption.copy_(encoder.empty().pooled[0])
         return encoder
-    return default_text_encoder()
+    return text_encoder_of(model)
