@@ -238,7 +238,7 @@ class MotionDenoiser(Denoiser):
         """Prediction at `x_t` (batch, frames, features), of the same shape; zero on padded frames.
 
         `t` (batch,) timesteps, `lengths` (batch,) valid frames, `conditional` (batch,) bool, False where the
-        caption is hidden (None: nowhere). Raises `ValueError` if the shapes do not fit.
+        caption is dropped (None: nowhere). Raises `ValueError` if the shapes do not fit.
         """
         check_inputs(x_t, t, text, lengths, self.num_features)
         frames, group, dtype = x_t.shape[1], self.frames_per_token, self.frames_in.weight.dtype

@@ -68,7 +68,7 @@ def diffusion_loss(
     """Denoising loss of one batch (DDPM algorithm 1; the target is what the denoiser predicts: x_0, noise or v).
 
     `x0` is clean states, as `denoiser.encode` makes them (batch, frames, features), `t` (batch,) timesteps, `noise`
-    like `x0`, `conditional` (batch,) False where the caption is hidden. Returns a scalar.
+    like `x0`, `conditional` (batch,) False where the caption is dropped. Returns a scalar.
     """
     x_t = schedule.add_noise(x0, noise, t)
     prediction = denoiser(x_t, t, text, lengths, conditional)

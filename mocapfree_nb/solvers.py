@@ -118,10 +118,10 @@ def register_sampler(name: str, eta: float | None = None, multistep: bool = Fals
     return register
 
 # %% ../nbs/3_diffusion/08_samplers.ipynb #eb67c8a4
-@register_sampler("ddpm", eta=1.0)
-@register_sampler("ddim")
-@register_sampler("sde-dpmsolver++", eta=1.0)
 @register_sampler("dpmsolver++", eta=0.0)
+@register_sampler("sde-dpmsolver++", eta=1.0)
+@register_sampler("ddim")
+@register_sampler("ddpm", eta=1.0)
 def single_step(plan: "SamplingPlan", step: Tensor, x_t: Tensor, x0: Tensor, history: tuple = ()) -> tuple[Tensor, Tensor]:
     """`ddim_distribution` of a step of the plan: what every first-order sampler draws from."""
     alpha_t = plan.alphas[step]
@@ -137,8 +137,8 @@ def multistep_weights(plan: "SamplingPlan") -> Tensor:
     return on_x0 * multistep_factors(plan.alphas, plan.alphas_next)
 
 
-@register_sampler("sde-dpmsolver++2m", eta=1.0, multistep=True)
 @register_sampler("dpmsolver++2m", eta=0.0, multistep=True)
+@register_sampler("sde-dpmsolver++2m", eta=1.0, multistep=True)
 def two_step(plan: "SamplingPlan", step: Tensor, x_t: Tensor, x0: Tensor, history: tuple = ()) -> tuple[Tensor, Tensor]:
     """`single_step` with the last change of the predicted x_0 as a forecast (2211.01095, algorithm 2)."""
     mean, std = single_step(plan, step, x_t, x0)
