@@ -169,11 +169,11 @@ DENOISERS: dict[str, type | str] = {  # name of the class: the class, or the mod
 def register_denoiser(kind: type) -> type:
     """Let saved denoisers of this class be found by its name: `@register_denoiser` above the class.
 
-    Raises `UserError` if another class has the name.
+    Raises `UserError` if another class has the name; in a notebook the last definition counts.
     """
     name, known = kind.__name__, DENOISERS.get(kind.__name__)
     place = known if isinstance(known, str) or known is None else known.__module__
-    if known is not None and place != kind.__module__:
+    if known is not None and kind.__module__ not in (place, "__main__"):
         raise UserError(f"there is a denoiser {name!r} already, in {place}; give this class another name")
     DENOISERS[name] = kind
     return kind

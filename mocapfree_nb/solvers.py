@@ -106,11 +106,14 @@ def register_sampler(name: str, eta: float | None = None, multistep: bool = Fals
     The function takes (plan, step, x_t, x0, history): a `SamplingPlan`, the step of each motion (batch,), states and
     predicted clean states (batch, rows, width), and a tuple that holds the previous prediction, like `x0`, if
     `multistep` (it is empty at step 0, and its rows there mean nothing), else nothing. It returns the mean of the next
-    state, like `x_t`, and its standard deviation, one number or (batch,). Raises `UserError` for a name that is taken.
+    state, like `x_t`, and its standard deviation, one number or (batch,). Raises `UserError` for a name that is taken (but a
+    cell of a notebook may be run again).
     """
 
     def register(distribution: Distribution) -> Distribution:
-        if name in SOLVERS:
+        known, place = SOLVERS.get(name), (distribution.__module__, distribution.__qualname__)
+        again = known and place == (known.distribution.__module__, known.distribution.__qualname__)
+        if known and not (again and distribution.__module__ == "__main__"):
             raise UserError(f"there is a sampler {name!r} already; choose another name, or SOLVERS.pop({name!r}) first")
         SOLVERS[name] = Sampler(distribution, eta, multistep)
         return distribution
