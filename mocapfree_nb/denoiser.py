@@ -173,7 +173,7 @@ def register_denoiser(kind: type) -> type:
     """
     name, known = kind.__name__, DENOISERS.get(kind.__name__)
     place = known if isinstance(known, str) or known is None else known.__module__
-    if known is not None and kind.__module__ not in (place, "__main__"):
+    if known is not None and place != kind.__module__ and "__main__" not in (place, kind.__module__):
         raise UserError(f"there is a denoiser {name!r} already, in {place}; give this class another name")
     DENOISERS[name] = kind
     return kind
