@@ -70,7 +70,7 @@ def diffusion_loss(
     """Denoising loss of one batch (DDPM algorithm 1; the target is what the denoiser predicts: x_0, noise or v).
 
     `x0` is clean states, as `denoiser.encode` makes them (batch, frames, features), `t` (batch,) timesteps, `noise`
-    like `x0`, `conditional` (batch,) False where the caption is hidden. Returns a scalar. `joint_weight` times the error
+    like `x0`, `conditional` (batch,) False where the caption is dropped. Returns a scalar. `joint_weight` times the error
     of the features that joints are recovered from (root and positions, the first 3 J + 1 of 12 J - 1), and the same of
     its change from frame to frame, is added.
     """
