@@ -112,7 +112,7 @@ def _measure_round(denoiser: Denoiser | str, batch: int, frames: int, turns: int
     """See `measure_round`; this is what its fresh process does."""
     denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
     config = DDPOConfig(
-        prompts_per_iteration=1, motions_per_prompt=batch, advantage_estimator="end", advantage="batch", distillation_weight=0.0
+        prompts_per_iteration=1, motions_per_prompt=batch, advantage="batch", distillation_weight=0.0
     )
 
     def trainer(frames: int) -> DDPOTrainer:

@@ -31,7 +31,8 @@ import mocapfree_nb
 from . import metrics
 from .published.checkpoints import load_network, text_encoder_for
 from .corpus import Clip, Corpus, load_corpus, more_training_clips
-from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
+from .ddpo import DDPOConfig, DDPOTrainer
+from .run_settings import check_trainable
 from .denoiser import Denoiser, MotionDenoiser
 from .features import features_to_joints
 from .files import WEIGHTS, UserError, printable, read_json, remove_leftovers, write_atomically, write_json
@@ -745,12 +746,12 @@ def next_run(root: str | Path, name: str) -> Path:
         number += 1
 
 # %% ../nbs/6_judging/21_experiment.ipynb #610ec322
-PLAIN = {"advantage_estimator": "end", "weigh_timesteps": False, "distillation_weight": 0.0}
+PLAIN = {"advantage": "group", "weigh_timesteps": False, "distillation_weight": 0.0}
 ABLATIONS: dict[str, dict] = {
     "the recipe": {},
     "plain DDPO": PLAIN,
-    "reward at the end only": {"advantage_estimator": "end"},
-    "credit along walks, no forks": {"advantage_estimator": "step"},
+    "reward at the end only": {"advantage": "group"},
+    "per-step advantage, no branching": {"advantage": "per_step"},
     "margin over other captions": {"contrastive": True},
     "no timestep weights": {"weigh_timesteps": False},
     "no replay": {"distillation_weight": 0.0},

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from .corpus import Corpus, load_corpus
-from .ddpo import DDPOConfig, DDPOTrainer, check_trainable
+from .ddpo import DDPOConfig, DDPOTrainer
+from .run_settings import check_trainable
 from .experiment import Report, Task, adapt, check_fit, load_scorers, load_policy, make_task
 from .files import UserError
 from .policy import DiffusionPolicy
@@ -63,7 +64,6 @@ SETTINGS = {
             "gradient_clip": 1.0,
             "lora_rank": 4,
             "lora_alpha": 16.0,
-            "advantage_estimator": "end",
             "advantage": "batch",
             "weigh_timesteps": False,
             "kl_weight": 0.0,
@@ -72,7 +72,7 @@ SETTINGS = {
         sampling={"steps": 10, "guidance_scale": 1.0, "solver": "sde-dpmsolver++"},
         public=(
             "prompts_per_iteration", "motions_per_prompt", "inner_epochs", "learning_rate", "weight_decay", "clip_range",
-            "gradient_clip", "lora_rank", "lora_alpha", "advantage_estimator", "advantage", "kl_weight", "guidance_scale",
+            "gradient_clip", "lora_rank", "lora_alpha", "advantage", "kl_weight", "guidance_scale",
         ),
         chosen={
             "iterations": "not public; the 100 of our own recipe",
@@ -287,15 +287,15 @@ def _reckon(plan: Plan, task: Task, policy: DiffusionPolicy, reward: RetrievalRe
     generate, _ = _measure(lambda: policy.generate(task.retained.prompts[:16], lengths, seed=0), plan.device)
     small = replace(config, prompts_per_iteration=1)
     trainer = DDPOTrainer(policy, reward, config=small, retained_prompts=retained, **some)
-    trainer.round()  # first calls are slow
+    trainer.iterate()  # first calls are slow
     for prompts in (1, 3):
         trainer.config = replace(config, prompts_per_iteration=prompts)
-        rounds[prompts] = _measure(trainer.round, plan.device)
+        rounds[prompts] = _measure(trainer.iterate, plan.device)
     count = config.prompts_per_iteration
     seconds = _from_two(rounds[1][0], rounds[3][0], count)
     found.seconds = config.iterations * seconds + motions * generate / len(lengths)
     text = f"about {found.seconds / 3600:.1f} hours" if found.seconds > 5400 else f"about {found.seconds / 60:.1f} minutes"
-    found.add("ok", f"time: {text} on {plan.device} ({config.rollouts} rounds of {seconds:.1f} s, {motions} motions to judge)")
+    found.add("ok", f"time: {text} on {plan.device} ({config.iterations} iterations of {seconds:.1f} s, {motions} motions to judge)")
     if rounds[1][1] is None:
         found.add("note", "memory: this system does not say how much was used")
         return

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from mocapfree_nb.cli import app
-from mocapfree_nb.ddpo import add_lora
+from mocapfree_nb.lora import add_lora
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser

@@ -163,7 +163,7 @@ def test_kl_equals_torchs():
 
 
 def test_what_adapts_is_the_network_and_never_the_vae():
-    from mocapfree_nb.ddpo import add_lora, merge_lora
+    from mocapfree_nb.lora import add_lora, merge_lora
 
     model = build()
     before = {name: value.clone() for name, value in model.vae.state_dict().items()}

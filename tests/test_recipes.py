@@ -89,7 +89,7 @@ def test_the_paper_s_settings_are_the_authors_public_ones():
     assert (config.prompts_per_iteration, config.motions_per_prompt, config.inner_epochs) == (64, 4, 4)
     assert (config.learning_rate, config.weight_decay, config.clip_range, config.gradient_clip) == (1e-5, 1e-4, 1e-4, 1.0)
     assert (config.lora_rank, config.lora_alpha, config.kl_weight, config.distillation_weight) == (4, 16.0, 0.0, 0.0)
-    assert (config.advantage_estimator, config.advantage, config.weigh_timesteps) == ("end", "batch", False)
+    assert (config.advantage, config.weigh_timesteps) == ("batch", False)
     assert SETTINGS["paper"].sampling["guidance_scale"] == 1.0
     told = set(SETTINGS["paper"].public) | set(SETTINGS["paper"].chosen)
     assert {"iterations", "steps", "lora_dropout", "min_std"} <= set(SETTINGS["paper"].chosen) and len(told) == 21
