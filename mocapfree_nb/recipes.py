@@ -295,7 +295,8 @@ def _reckon(plan: Plan, task: Task, policy: DiffusionPolicy, reward: RetrievalRe
     seconds = _from_two(rounds[1][0], rounds[3][0], count)
     found.seconds = config.iterations * seconds + motions * generate / len(lengths)
     text = f"about {found.seconds / 3600:.1f} hours" if found.seconds > 5400 else f"about {found.seconds / 60:.1f} minutes"
-    found.add("ok", f"time: {text} on {plan.device} ({config.iterations} iterations of {seconds:.1f} s, {motions} motions to judge)")
+    each = f"{config.iterations} iterations of {seconds:.1f} s, {motions} motions to judge"
+    found.add("ok", f"time: {text} on {plan.device} ({each})")
     if rounds[1][1] is None:
         found.add("note", "memory: this system does not say how much was used")
         return

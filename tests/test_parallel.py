@@ -46,7 +46,7 @@ def launch(*arguments, processes=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    usual = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+    usual = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     command = [sys.executable, __file__, *map(str, arguments)]
     running = [
         subprocess.Popen(command, env=usual | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
@@ -59,8 +59,11 @@ def launch(*arguments, processes=2):
 def close(one, other):
     for a, b in zip(one, other, strict=True):
         assert a["iteration"] == b["iteration"] and a["selection"] == b["selection"]
-        for name in ("reward", "distillation", "gradient_norm", "clip_share", "ratio"):
+        for name in ("reward", "distillation"):
             assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
+        for name in ("gradient_norm", "ratio"):  # the last step has no noise, hence no number
+            assert a[name][-1] is b[name][-1] is None
+            assert a[name][:-1] == pytest.approx(b[name][:-1], rel=1e-3, abs=1e-5), name
 
 
 def test_two_processes_give_the_log_and_weights_of_one_and_resume(tmp_path):

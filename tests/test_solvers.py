@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import lora
-from mocapfree_nb import ddpo
+from mocapfree_nb import ddpo, lora
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
