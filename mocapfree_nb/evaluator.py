@@ -6,6 +6,7 @@
 __all__ = ['EvaluatorModel', 'hinge_loss', 'embed_evaluator', 'evaluate_split', 'train_evaluator']
 
 # %% ../nbs/6_judging/20_evaluator.ipynb #78b2249c
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from .corpus import Corpus
 from .features import length_mask
-from .metrics import matching_distance, r_precision
+from .metrics import diversity, matching_distance, r_precision
 from .retrieval import TextMotionModel, draw_batch, false_negatives, fit, stack_splits
 from .text import TextEmbedding, TextEncoder
 

@@ -33,7 +33,7 @@ from . import reading
 from .files import UserError
 from .reading import save_state
 from .schedule import NoiseSchedule
-from .text import TextEmbedding, TextEncoder, default_text_encoder
+from .text import TextEmbedding, TextEncoder, default_text_encoder, remember_text_encoder
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #a35171b1
 def masked_mean_square(difference: Tensor, lengths: Tensor) -> Tensor:
@@ -253,6 +253,7 @@ def pretrain(
     denoiser.set_statistics(corpus.mean, corpus.std)
     frames = [len(clip) for clip in corpus]
     denoiser.set_trained_frames([min(frames), max(frames)])
+    remember_text_encoder(denoiser, text_encoder)
     average = ExponentialMovingAverage(denoiser, config.ema_decay)
     parameters, betas = trainable(network), (0.9, 0.99)
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay, betas=betas)
