@@ -20,7 +20,8 @@ from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, collect, update
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.models.registry import load_denoiser, load_policy
-from mocapfree_nb.output.export import ENDINGS, export_motion, fit_pose
+from mocapfree_nb.output.ik import fit_pose
+from mocapfree_nb.output.takes import ENDINGS, export_motion
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
@@ -112,7 +113,7 @@ def _measure_iteration(denoiser: Denoiser | str, batch: int, frames: int, turns:
     """See `measure_iteration`; this is what its fresh process does."""
     denoiser = load_denoiser(denoiser) if isinstance(denoiser, str) else denoiser
     config = DDPOConfig(
-        prompts_per_iteration=1, motions_per_prompt=batch, advantage_estimator="end", advantage="batch", distillation_weight=0.0
+        prompts_per_iteration=1, motions_per_prompt=batch, advantage="batch", distillation_weight=0.0
     )
 
     def trainer(frames: int) -> DDPOTrainer:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mocapfree_nb import metrics
 from mocapfree_nb.corpus import Clip
 from mocapfree_nb.evaluator import EvaluatorModel
-from mocapfree_nb.data.folders import features_in_batches
+from mocapfree_nb.sources import features_in_batches
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy

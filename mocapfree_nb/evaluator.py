@@ -6,17 +6,19 @@
 __all__ = ['EvaluatorModel', 'hinge_loss', 'embed_evaluator', 'evaluate_split', 'train_evaluator']
 
 # %% ../nbs/6_judging/20_evaluator.ipynb #78b2249c
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batches import StackedCorpus, draw_batch
 from .corpus import Corpus
 from .features import length_mask
-from .metrics import diversity, matching_distance, r_precision
-from .retrieval import TextMotionModel, draw_batch, false_negatives, fit, stack_splits
+from .metrics import matching_distance, r_precision
+from .pretrain import PretrainConfig
+from .retrieval import TextMotionModel, false_negatives, stack_splits, train_in_folder
+from .runstate import borrowed_generators, corpus_hash
 from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/6_judging/20_evaluator.ipynb #96ac2786
@@ -108,13 +110,13 @@ def embed_evaluator(model: EvaluatorModel, motion: Tensor, lengths: Tensor, batc
 
 
 @torch.no_grad()
-def evaluate_split(model: EvaluatorModel, stacked, seed: int = 0, max_frames: int = 196) -> dict:
+def evaluate_split(model: EvaluatorModel, stacked: StackedCorpus, seed: int = 0, max_frames: int = 196) -> dict:
     """Embed a whole `StackedCorpus` with one random caption each: text, motion (N, D), and R-precision."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(stacked), generator=generator).to(stacked.frames.device)
     which = torch.rand(len(stacked), generator=generator).to(order.device)
     caption = stacked.captions[order, (which * stacked.caption_counts[order]).long()]
-    text = torch.cat([model.encode_text(stacked.text[rows]) for rows in caption.split(512)])
+    text = torch.cat([model.encode_text(stacked.text(rows)) for rows in caption.split(512)])
     motion = torch.cat([model.encode_motion(*stacked.motion(rows, max_frames)) for rows in order.split(512)])
     size = min(32, len(text))
     return {
@@ -135,46 +137,36 @@ def train_evaluator(
     grain: float = 0.1,  # deviation of the noise on training motions, in normalised units
     max_frames: int = 196,  # longer clips are cut, at a random place
     device: str = "cpu",
-    folder: str | Path | None = None,  # save here now and then, and at the end
+    folder: str | Path | None = None,  # keep the checkpoint here, and at the end the network
     save_every: int = 500,
     progress: bool = True,
     **configuration,  # of EvaluatorModel
 ) -> tuple[EvaluatorModel, list[dict]]:
-    """Train the evaluator on the train split: the network in eval mode, and its history (see `retrieval.fit`).
+    """Train the evaluator on the train split: the network in eval mode, and its history (see `train_network`).
 
-    `val_r_precision` is measured on the val split where there is one. The same seed on the same machine gives
-    the same weights.
+    `val_r_precision` is measured on the val split where there is one. With `folder`, a second call with the same
+    arguments goes on where the first one stopped. The same seed on the same machine gives the same weights.
     """
     train, val = stack_splits(corpus, text_encoder, device)
-    with torch.random.fork_rng():
-        torch.manual_seed(1000 + seed)  # never the random numbers of the reward network
-        model = EvaluatorModel(
-            corpus.skeleton.num_features, text_width=train.text.tokens.shape[-1], **configuration
-        )
-        model.set_statistics(corpus.mean, corpus.std)
-        model.to(device)
-        generator = torch.Generator(device).manual_seed(1000 + seed)
+    config = PretrainConfig(
+        steps, batch_size, learning_rate, 75, weight_decay=0.01, ema_decay=0.0, seed=1000 + seed
+    )  # never the random numbers of the reward network
+    with borrowed_generators(torch.device("cpu"), config.seed):
+        model = EvaluatorModel(corpus.skeleton.num_features, text_width=train.tokens.shape[-1], **configuration)
+    model.set_statistics(corpus.mean, corpus.std)
+    model.to(device)
 
-        def loss_terms() -> dict[str, Tensor]:
-            motion, lengths, text, actions = draw_batch(train, batch_size, max_frames, generator)
-            noise = torch.randn(motion.shape, generator=generator, device=device) * model.feature_std
-            strength = grain * torch.rand(batch_size, 1, 1, generator=generator, device=device)
-            embedded = model.encode_motion(motion + strength * noise, lengths)
-            labels = actions if all(train.action_names) else None
-            return {"loss": hinge_loss(model.encode_text(text), embedded, labels)}
+    def draw_loss(generator: torch.Generator) -> Tensor:
+        batch = draw_batch(train, batch_size, generator, max_frames)
+        noise = torch.randn(batch.motion.shape, generator=generator, device=device) * model.feature_std
+        strength = grain * torch.rand(batch_size, 1, 1, generator=generator, device=device)
+        embedded = model.encode_motion(batch.motion + strength * noise, batch.lengths)
+        labels = batch.actions if all(train.action_names) else None
+        return hinge_loss(model.encode_text(batch.text), embedded, labels)
 
-        def measure() -> dict:
-            return (
-                {}
-                if val is None
-                else {"val_r_precision": evaluate_split(model, val, 0, max_frames)["r_precision"]}
-            )
+    def measure(model: EvaluatorModel) -> dict:
+        return {} if val is None else {"val_r_precision": evaluate_split(model, val, 0, max_frames)["r_precision"]}
 
-        def schedule(optimiser):
-            return torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, learning_rate, total_steps=steps + 1, pct_start=0.05
-            )
-
-        name = "evaluator" if progress else None
-        history = fit(model, loss_terms, measure, schedule, learning_rate, steps, folder, save_every, name)
-    return model, history
+    run = {"clips": corpus_hash(corpus), "grain": grain, "max_frames": max_frames} | configuration
+    name = "evaluator" if progress else None
+    return train_in_folder(model, draw_loss, config, run, measure, folder, save_every, name)

@@ -19,7 +19,11 @@ from torch import Tensor, cat, no_grad
 
 from .best_of_n import best_of_n, count_calls, samples_for
 from .corpus import Corpus, load_corpus
-from .ddpo import DDPOConfig, DDPOTrainer, ask_reward, check_trainable
+from .ddpo import DDPOConfig
+from .rewards import checked_scores
+from .run_settings import check_trainable
+from .learning import learn_task
+from .off_policy import LearnConfig
 from .evaluation import Checks, PolicyEvaluation, Scorers, evaluate_policy
 from .files import WEIGHTS, UserError, write_atomically, write_json
 from .models.registry import check_fit, load_policy, load_scorers
@@ -67,7 +71,7 @@ class Report:
 
     def save(self, folder: str | Path) -> Path:
         """Write `report.json`, `motions.npz` and `report.html` into `folder`; returns the path of the page."""
-        from mocapfree_nb.output.export import save_motions
+        from mocapfree_nb.output.takes import save_motions
 
         folder = Path(folder)
         save_motions(folder / "motions.npz", self.motions)
@@ -206,24 +210,33 @@ def _save_last(policy: DiffusionPolicy, base: DiffusionPolicy, folder: Path) -> 
     last.save_pretrained(folder)
 
 
-def _keep_last(policy, base, config: DDPOConfig, folder: str | Path | None, on_iteration) -> Callable[[dict], None]:
-    """After the last iteration, and before the chosen weights come back, keep the last ones in `folder`/model-last."""
+def _keep_last(policy, base, config, folder: str | Path | None, seen: list, on_iteration) -> Callable[[dict], None]:
+    """Note each record; before the chosen weights come back, keep the last ones in `folder`/model-last."""
 
     def after(record: dict) -> None:
-        if folder and record["iteration"] == config.iterations:
+        if folder and record["iteration"] >= getattr(config, "iterations", 0):  # exploration may stop at any round
             _save_last(policy, base, Path(folder) / "model-last")
+        seen.append(record)
         if on_iteration:
             on_iteration(record)
 
     return after
 
 
-def _chosen(log: list[dict]) -> dict:
-    """Which iteration's weights were kept, and by what score; the last where nothing chose."""
+def _chosen(log: list[dict], before: float = -math.inf) -> dict:
+    """Which iteration's weights were kept, and by what score: of those that score above `before`, the best.
+
+    Where none does, DDPO keeps the last, and exploration what there was before it (iteration 0).
+    """
     scored = [record for record in log if record["selection"]]
-    best = max(scored, key=lambda record: record["selection"]["score"]) if scored else log[-1]
-    scores = {"score": best["selection"]["score"], "last_score": scored[-1]["selection"]["score"]} if scored else {}
-    return {"chosen_iteration": best["iteration"], "last_iteration": log[-1]["iteration"], **scores}
+    last = {"chosen_iteration": log[-1]["iteration"], "last_iteration": log[-1]["iteration"]}
+    if not scored:
+        return last
+    best = max(scored, key=lambda record: record["selection"]["score"])
+    scores = {"score_before": before, "score": best["selection"]["score"], "last_score": scored[-1]["selection"]["score"]}
+    if scores["score"] > before:
+        return last | scores | {"chosen_iteration": best["iteration"]}
+    return last | scores | ({"chosen_iteration": 0} if "improved" in log[-1] else {})
 
 
 def _sample_instead(base: DiffusionPolicy, evaluation: PolicyEvaluation, reward: Callable, calls: int) -> dict[str, dict]:
@@ -246,7 +259,7 @@ def adapt(
     retrieval: str | Path = WEIGHTS / "retrieval",
     evaluator: str | Path = WEIGHTS / "evaluator",
     checks: Checks | None = None,
-    config: DDPOConfig | None = None,
+    config: LearnConfig | DDPOConfig | None = None,
     steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None,
     folder: str | Path | None = None,
     contrastive: bool = False, mirrored: bool = False,
@@ -254,7 +267,10 @@ def adapt(
     on_iteration: Callable[[dict], None] | None = None, progress: bool = True,
     reward: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
 ) -> Report:
-    """Adapt `model` by DDPO from text alone, evaluate it before and after, and report.
+    """Adapt `model` from text alone, evaluate it before and after, and report.
+
+    `config` chooses the algorithm: a `LearnConfig` (the default) explores by recombination and learns from what the reward
+    chose (lessons 17 to 19), a `DDPOConfig` follows the reward of samples (lesson 16).
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
     `make_task`; by default the action that the shipped model lacks); free prompts start from the model of `generate`.
@@ -265,7 +281,7 @@ def adapt(
     run; one that is already there with the same settings goes on where it stopped.
     Raises `UserError` for what a user can mend.
     """
-    started, config = time.perf_counter(), config or DDPOConfig()
+    started, config = time.perf_counter(), config or LearnConfig()
     if folder:
         prepare_folder(folder)
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
@@ -277,12 +293,13 @@ def adapt(
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **sampling)
     _check_start(policy, scorers, corpus, task, prompts or (), model)
-    checked = partial(ask_reward, reward)
+    checked = partial(checked_scores, reward)
     evaluation = PolicyEvaluation(task, scorers, checked)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "reward": _name(reward)}
     settings |= {"contrastive": contrastive, "mirrored": mirrored, "evaluation_prompts": evaluation_prompts}
-    settings |= sampling | asdict(config) | content_settings(policy, scorers, task)
+    settings |= {"denoising_steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
+    settings |= asdict(config) | content_settings(policy, scorers, task)
     if folder:
         keep_settings(Path(folder) / "config.json", settings)
     rows = {"before": evaluation(policy)}
@@ -290,19 +307,19 @@ def adapt(
         rows["full_data"] = evaluation(load_policy(full_model, **sampling))
     base = policy.with_denoiser(copy.deepcopy(policy.denoiser))
     selector = _select_by(policy, task, corpus, source)
-    lengths, retained = task.retained.lengths, task.retained.prompts
+    seen: list[dict] = []
     with count_calls(policy.denoiser) as calls:
-        trainer = DDPOTrainer(policy, reward, task.training_prompts, lengths, config, retained, selector, folder)
-        done = len(trainer.log)
-        log = trainer.run(_keep_last(policy, base, config, folder, on_iteration), progress)
+        after = _keep_last(policy, base, config, folder, seen, on_iteration)
+        log = learn_task(policy, checked, task, config, selector, folder, after, progress)
     rows["after"] = evaluation(policy)
-    cost = round(calls.made * len(log) / max(1, len(log) - done))  # of a run that went on, what all of it took
+    cost = round(calls.made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took
     rows["best_of_n"] = _sample_instead(base, evaluation, checked, cost)
     floors = {part: evaluation.fid_floor(part, corpus.source == BUILT_IN) for part in ("target", "original")}
     for part, floor in floors.items():
         for row in rows.values():
             row.get(part, {})["fid_floor"] = floor
-    more = {"fid_floor": floors["target"], "network_calls": cost, "selection": _chosen(log)}
+    chosen = _chosen(log, selector.target_before) if selector else _chosen(log)
+    more = {"fid_floor": floors["target"], "network_calls": cost, "selection": chosen}
     seconds = time.perf_counter() - started
     report = Report(report_values(rows, task, settings, log, seconds, **more), pick_motions(task, rows))
     if folder:

@@ -74,7 +74,7 @@ def build_network(
         with torch.device("meta"):
             wanted = network(**settings).state_dict()
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {printable(error, 600)}") from error
     except Exception as error:  # settings that contradict each other fail in many ways
         given = printable(dict(settings))
         raise UserError(f"{where}: no {network.__name__} can be built with {given} ({reason(error)})") from error

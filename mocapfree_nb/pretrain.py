@@ -4,19 +4,18 @@
 
 # %% auto #0
 __all__ = ['masked_mean_square', 'diffusion_loss', 'ExponentialMovingAverage', 'check_settings', 'PretrainConfig',
-           'learning_rate_scale', 'draw_training_batch', 'denoising_loss', 'borrowed_generators', 'trainable',
-           'pretrain', 'content_hash', 'network_hash', 'corpus_hash', 'load_state', 'misfit', 'optimizer_misfit',
-           'generator_misfit']
+           'learning_rate_scale', 'random_diffusion_loss', 'denoising_loss', 'mixed_precision', 'trainable',
+           'TrainingState', 'train_network', 'pretrain']
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #ea77c283
 import contextlib
 import copy
-import hashlib
 import logging
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,14 +25,25 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from .corpus import Clip, Corpus, collate
+from .batches import StackedCorpus, draw_batch, stack_corpus
+from .corpus import Corpus
 from .denoiser import Denoiser
 from .features import length_mask
-from . import reading
 from .files import UserError
 from .reading import save_state
+from mocapfree_nb.runstate import (  # noqa: F401
+    borrowed_generators,
+    content_hash,
+    corpus_hash,
+    generator_misfit,
+    global_generator,
+    load_state,
+    misfit,
+    network_hash,
+    optimizer_misfit,
+)
 from .schedule import NoiseSchedule
-from .text import TextEmbedding, TextEncoder, default_text_encoder, remember_text_encoder
+from .text import TextEmbedding, TextEncoder, remember_text_encoder
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #a35171b1
 def masked_mean_square(difference: Tensor, lengths: Tensor) -> Tensor:
@@ -124,7 +134,7 @@ class PretrainConfig:
     warmup_steps: int = 200
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
-    ema_decay: float = 0.999
+    ema_decay: float = 0.999  # 0: no average
     text_dropout: float = 0.1
     seed: int = 0
     bfloat16: bool = False  # autocast where the processor has bfloat16 units (about 1.6 times faster there)
@@ -139,7 +149,7 @@ class PretrainConfig:
             flags=("bfloat16",),
         )
 
-
+# %% ../nbs/3_diffusion/10_pretraining.ipynb #a11b6993
 def learning_rate_scale(step: int, config: PretrainConfig) -> float:
     """Share of the peak learning rate at `step`: linear warm-up, then half a cosine down to zero."""
     if step < config.warmup_steps:
@@ -148,71 +158,41 @@ def learning_rate_scale(step: int, config: PretrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #f3873b38
-def draw_training_batch(
-    denoiser: Denoiser,
-    corpus: Corpus,
-    config: PretrainConfig,
-    text_encoder: TextEncoder,
-    generator: torch.Generator,
-) -> dict:
-    """The arguments of `diffusion_loss` for one random batch, on the denoiser's device."""
-    device, count = denoiser.feature_mean.device, config.batch_size
-    chosen = torch.randint(len(corpus), (count,), generator=generator).tolist()
-    batch = collate([corpus[i] for i in chosen], generator=generator).to(device)
+def random_diffusion_loss(
+    denoiser: Denoiser, x0: Tensor, lengths: Tensor, text: TextEmbedding, text_dropout: float, generator: torch.Generator
+) -> Tensor:
+    """`diffusion_loss` at random timesteps with random noise, the caption dropped with probability `text_dropout`."""
+    device, count = generator.device, len(x0)
+    t = torch.randint(denoiser.noise_schedule.num_timesteps, (count,), generator=generator, device=device)
+    noise = torch.randn(x0.shape, generator=generator, device=device)
+    conditional = torch.rand(count, generator=generator, device=device) >= text_dropout
+    return diffusion_loss(denoiser, denoiser.noise_schedule, x0, lengths, text, t, noise, conditional)
+
+
+def denoising_loss(
+    denoiser: Denoiser, stacked: StackedCorpus, config: "PretrainConfig", generator: torch.Generator
+) -> Tensor:
+    """`random_diffusion_loss` of one random batch of whole clips."""
+    batch = draw_batch(stacked, config.batch_size, generator, int(stacked.lengths.max()))
     x0 = denoiser.encode(batch.motion, batch.lengths)
-    t = torch.randint(denoiser.noise_schedule.num_timesteps, (count,), generator=generator)
-    noise = torch.randn(x0.shape, generator=generator)
-    conditional = torch.rand(count, generator=generator) >= config.text_dropout
-    return {
-        "x0": x0,
-        "lengths": batch.lengths,
-        "text": text_encoder(batch.prompts).to(device),
-        "t": t.to(device),
-        "noise": noise.to(device),
-        "conditional": conditional.to(device),
-    }
+    return random_diffusion_loss(denoiser, x0, batch.lengths, batch.text, config.text_dropout, generator)
 
-
-def denoising_loss(denoiser: Denoiser, *settings) -> Tensor:
-    """`diffusion_loss` of one random batch; `settings` are the other arguments of `draw_training_batch`."""
-    return diffusion_loss(denoiser, denoiser.noise_schedule, **draw_training_batch(denoiser, *settings))
-
-
+# %% ../nbs/3_diffusion/10_pretraining.ipynb #b918956d
 def _has_bfloat16(device: torch.device) -> bool:
     """False on a processor that would only imitate bfloat16: seven times slower than float32, as measured."""
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {"avx512_bf16": True}
     return device.type != "cpu" or any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
-def _attention(device: torch.device) -> contextlib.AbstractContextManager:
-    """On a CPU, attention written out: the fused one's way back is several times slower in bfloat16."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-
-# %% ../nbs/3_diffusion/10_pretraining.ipynb #8c41e6d2
-def _global_generator(device: torch.device) -> tuple[Callable[[], Tensor], Callable[[Tensor], None]]:
-    """How to read and how to set the state of the global generator of `device`."""
-    if device.type == "cpu":
-        return torch.get_rng_state, torch.set_rng_state
-    module = torch.get_device_module(device.type)
-    where = () if device.type == "mps" else (device,)  # there is but one of that kind
-    return lambda: module.get_rng_state(*where), lambda state: module.set_rng_state(state, *where)
-
-
 @contextlib.contextmanager
-def borrowed_generators(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, the global generators of the CPU and of `device` start from `seed`; afterwards they are as before.
+def mixed_precision(device: torch.device, wanted: bool):
+    """Autocast to bfloat16 where it is wanted and `device` has it; on a CPU, attention written out.
 
-    No other device's is touched.
+    (The fused one's way back is several times slower there in bfloat16.)
     """
-    places = [torch.device("cpu"), *([device] if device.type != "cpu" else [])]
-    before = [_global_generator(place)[0]() for place in places]
-    try:
-        for place in places:
-            _global_generator(place)[1](torch.Generator(place).manual_seed(seed).get_state())
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+    with attention, torch.autocast(device.type, torch.bfloat16, enabled=wanted and _has_bfloat16(device)):
         yield
-    finally:
-        for place, state in zip(places, before, strict=True):
-            _global_generator(place)[1](state)
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #0d7ba2f5
 def trainable(network: nn.Module) -> list[nn.Parameter]:
@@ -222,6 +202,139 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
     """
     free = [p for p in network.parameters() if p.requires_grad]
     return free or list(network.requires_grad_(True).parameters())
+
+# %% ../nbs/3_diffusion/10_pretraining.ipynb #89693245
+class TrainingState:
+    """What a training has come to: weights and their average, the optimiser, the random numbers, the history."""
+
+    def __init__(self, model: nn.Module, part: nn.Module, config: PretrainConfig):
+        self.model, self.device = model, next(model.parameters()).device
+        self.average = ExponentialMovingAverage(model, config.ema_decay)
+        self.parameters = trainable(part)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+        )
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.step, self.history = 0, []
+
+    def update(self, loss: Tensor, learning_rate: float, gradient_clip: float) -> None:
+        """One step down the gradient of `loss`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, gradient_clip)
+        self.optimizer.step()
+        self.average.update(self.model)
+        self.step += 1
+
+    def save(self, path: str | Path, run: dict) -> None:
+        """Write all of it, and the settings `run` that it belongs to; whole or not at all."""
+        device = self.device
+        state = {
+            "step": self.step,
+            "run": run,
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict()["state"],
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+            "device_generator": None if device.type == "cpu" else global_generator(device)[0](),
+            "history": self.history,
+        }
+        save_state(path, state)
+
+    def resume(self, path: str | Path, run: dict) -> None:
+        """Take up what `save` wrote. Raises `UserError`, and takes nothing, unless all of it fits."""
+        state = load_state(path)
+        if "run" in state and repr(state["run"]) != repr(run):  # a tensor there would have no truth
+            raise UserError(f"{path} belongs to a run with other settings or clips; remove it or give another name")
+        if problem := self.misfit(state, run):
+            raise UserError(f"cannot resume from {path}: {problem}; remove it to start anew")
+        self.model.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        self.average.updates, self.step, self.history = state["updates"], state["step"], state["history"]
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]})
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_generator"])
+        if self.device.type != "cpu":
+            global_generator(self.device)[1](state["device_generator"])
+        logging.getLogger(__name__).info("resuming %s at step %d", path, self.step)
+
+    def misfit(self, state: dict, run: dict) -> str | None:
+        """What keeps `state` from being this training's, in words; None where it fits."""
+        weights = {key: tensor.detach() for key, tensor in self.model.state_dict().items()}
+        plain = {"step": 0, "run": run, "model": weights, "average": weights, "updates": 0}
+        others = ("optimizer", "generator", "torch_generator", "device_generator", "history")
+        if missing := [key for key in (*plain, *others) if key not in state]:
+            return f"it lacks {', '.join(missing)}"
+        if problem := misfit({key: state[key] for key in plain}, plain, "it"):
+            return problem
+        if not 0 <= state["step"] <= run["steps"] or state["updates"] < 0:
+            return f"it stands at step {state['step']} of {run['steps']}"
+        rows = state["history"]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+            return "its history is damaged"
+        cpu = torch.device("cpu")
+        return (
+            optimizer_misfit(state["optimizer"], self.optimizer)
+            or generator_misfit(state["generator"], self.device)
+            or generator_misfit(state["torch_generator"], cpu)
+            or (None if self.device.type == "cpu" else generator_misfit(state["device_generator"], self.device))
+        )
+
+# %% ../nbs/3_diffusion/10_pretraining.ipynb #e1bd047e
+def train_network(
+    model: nn.Module,
+    draw_loss: Callable[[torch.Generator], Tensor | dict[str, Tensor]],  # of a random batch; the "loss" of a dict is minimised
+    config: PretrainConfig,
+    run: Mapping,  # what a checkpoint must agree with, besides `config`
+    part: nn.Module | None = None,  # the part to train; default: all of it
+    measure: Callable[[nn.Module], dict] | None = None,  # of the averaged network, at every checkpoint and at the end
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    on_step: Callable[[int, float], None] | None = None,
+    progress: str | None = None,  # name of the progress bar, None for none
+) -> tuple[nn.Module, list[dict]]:
+    """Train `model` with AdamW: the averaged network, frozen and in eval mode, and its history, a dict every 50 steps.
+
+    With `checkpoint`, the state is saved there every `checkpoint_every` steps, and a second call with the same arguments
+    goes on where the first one stopped, to the same bits. `on_step(step, loss)` is called after each step. Raises
+    `UserError` for a checkpoint that is damaged or of another run, or if the loss stops being finite.
+    """
+    part, run = part or model, asdict(config) | dict(run)
+    state, started = TrainingState(model, part, config), time.perf_counter()
+    part.train()
+    bar = tqdm(total=config.steps, desc=progress, disable=progress is None)
+    with bar, borrowed_generators(state.device, config.seed):  # dropout draws from those
+        if checkpoint and Path(checkpoint).exists():
+            state.resume(checkpoint, run)
+        bar.update(state.step)
+        for step in range(state.step, config.steps):
+            with mixed_precision(state.device, config.bfloat16):
+                drawn = draw_loss(state.generator)
+            terms = drawn if isinstance(drawn, dict) else {"loss": drawn}
+            if not torch.isfinite(terms["loss"]):
+                raise UserError(
+                    f"training step {step}: the loss is {terms['loss'].item()}; lower the learning rate "
+                    f"({config.learning_rate}) or look for broken clips"
+                )
+            state.update(terms["loss"], config.learning_rate * learning_rate_scale(step, config), config.gradient_clip)
+            bar.update()
+            due = (step + 1) % checkpoint_every == 0
+            if due or (step + 1) % 50 == 0 or step + 1 == config.steps:
+                row = {"step": step + 1} | {name: value.item() for name, value in terms.items()}
+                row["seconds"] = time.perf_counter() - started
+                if measure and (due or step + 1 == config.steps):
+                    row |= measure(state.average.model)
+                state.history.append(row)
+                bar.set_postfix(loss=f"{row['loss']:.4f}")
+            if on_step:
+                on_step(step, terms["loss"].item())
+            if checkpoint and due:
+                state.save(checkpoint, run)
+    return state.average.model, state.history
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #f3176739
 def pretrain(
@@ -236,196 +349,26 @@ def pretrain(
     batch_loss: Callable[..., Tensor] = denoising_loss,
     network: nn.Module | None = None,
 ) -> Denoiser:
-    """Train `denoiser` on every clip of `corpus`; return the averaged network (the one to use).
+    """Train `denoiser` on every clip of `corpus`; return the averaged network (the one to use). See `train_network`.
 
-    `corpus` is usually `load_corpus(...).split("train")`, perhaps with an action left out. With `checkpoint`, the
-    state is saved there every `checkpoint_every` steps, and a second call with the same arguments goes on
-    where the first one stopped. `on_step(step, loss)` is called after each step. Another `batch_loss` (called as
-    `denoising_loss` is) and another part of the denoiser as `network` train what else there is to train (lesson 23).
-    What is frozen stays so (see `trainable`); the network returned is frozen as a whole. Raises `UserError` for an empty
-    corpus, for a checkpoint that is damaged or of another run, or if the loss stops being finite.
+    `corpus` is usually `load_corpus(...).split("train")`, perhaps with an action left out. Another `batch_loss` (called
+    as `denoising_loss` is) and another part of the denoiser as `network` train what else there is to train (lesson 23).
+    What is frozen stays so (see `trainable`). Raises `UserError` for an empty corpus, and as `train_network` does.
     """
-    config, text_encoder = config or PretrainConfig(), text_encoder or default_text_encoder()
-    if len(corpus) == 0:
-        raise UserError("the corpus has no clips to train on; check the split and what was left out")
-    device, network = next(denoiser.parameters()).device, network or denoiser.network
-    half, run = config.bfloat16 and _has_bfloat16(device), asdict(config) | {"clips": corpus_hash(corpus)}
+    config = config or PretrainConfig()
+    stacked = stack_corpus(corpus, text_encoder, next(denoiser.parameters()).device)
     denoiser.set_statistics(corpus.mean, corpus.std)
-    frames = [len(clip) for clip in corpus]
-    denoiser.set_trained_frames([min(frames), max(frames)])
+    denoiser.set_trained_frames([int(stacked.lengths.min()), int(stacked.lengths.max())])
     remember_text_encoder(denoiser, text_encoder)
-    average = ExponentialMovingAverage(denoiser, config.ema_decay)
-    parameters, betas = trainable(network), (0.9, 0.99)
-    optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay, betas=betas)
-    generator = torch.Generator().manual_seed(config.seed)
-    network.train()
-    bar = tqdm(total=config.steps, desc="pretrain", disable=not progress)
-    with bar, borrowed_generators(device, config.seed):  # dropout draws from those
-        bar.update(first := _resume(checkpoint, run, denoiser, average, optimizer, generator))
-        for step in range(first, config.steps):
-            with _attention(device), torch.autocast(device.type, torch.bfloat16, enabled=half):
-                loss = batch_loss(denoiser, corpus, config, text_encoder, generator)
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"pretraining step {step}: the loss is {loss.item()}; lower the learning rate "
-                    f"({config.learning_rate}) or look for broken clips"
-                )
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * learning_rate_scale(step, config)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-            optimizer.step()
-            average.update(denoiser)
-            bar.update()
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{loss.item():.4f}")
-            if on_step:
-                on_step(step, loss.item())
-            if checkpoint and (step + 1) % checkpoint_every == 0:
-                _save(checkpoint, step + 1, run, denoiser, average, optimizer, generator)
-    return average.model
-
-# %% ../nbs/3_diffusion/10_pretraining.ipynb #225ee74d
-def content_hash(parts: Iterable[object]) -> str:
-    """16 hexadecimal digits of SHA-256 over numpy arrays and plain values."""
-    total = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            total.update(f"{part.dtype} {part.shape}".encode())
-            total.update(np.ascontiguousarray(part).view(np.uint8).data if part.size else b"")
-        else:
-            total.update(repr(part).encode("utf-8", "surrogateescape"))
-    return total.hexdigest()[:16]
-
-
-def network_hash(network: nn.Module) -> str:
-    """16 hexadecimal digits that tell this network from one of another class or with another weight anywhere."""
-    state = network.state_dict()
-    weights = (part for name in sorted(state) for part in (name, str(state[name].dtype), _bytes(state[name])))
-    return content_hash([type(network).__name__, *weights])
-
-
-def _bytes(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()  # numpy knows no bfloat16
-
-
-def corpus_hash(corpus: Iterable[Clip]) -> str:
-    """16 hexadecimal digits that tell these clips from others: names, splits, captions, labels and motion."""
-    return content_hash(part for clip in corpus for part in (clip.name, clip.split, clip.captions, clip.actions, clip.features))
-
-# %% ../nbs/3_diffusion/10_pretraining.ipynb #6e1f94b0
-def load_state(path: str | Path) -> dict:
-    """What `save_state` wrote, on the CPU. Raises `UserError` if it cannot be read."""
-    try:
-        return reading.load_state(path)
-    except UserError as error:
-        raise UserError(f"cannot resume: {error}; move it away to start anew") from error
-
-
-def misfit(found: object, wanted: object, name: str = "it") -> str | None:
-    """Where `found` has another form than `wanted`, in words; None where it fits.
-
-    Dicts need the same keys, lists the same length, tensors the same shape and type, anything else the same type;
-    numbers must be finite.
-    """
-    if isinstance(wanted, Tensor):
-        if not isinstance(found, Tensor) or found.layout != torch.strided:
-            return f"{name} is no tensor"
-        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
-            return f"{name} is {found.dtype} {tuple(found.shape)}, not {wanted.dtype} {tuple(wanted.shape)}"
-        return None if bool(found.isfinite().all()) else f"{name} holds numbers that are not finite"
-    kind = dict if isinstance(wanted, dict) else type(wanted)
-    if not isinstance(found, kind) or isinstance(found, bool) != isinstance(wanted, bool):
-        return f"{name} is of type {type(found).__name__}, not {kind.__name__}"
-    if isinstance(wanted, dict):
-        if found.keys() != wanted.keys():
-            return f"{name} has other entries: {', '.join(map(str, sorted(found.keys() ^ wanted.keys(), key=str)[:3]))}"
-        pairs = [(found[key], value, f"{name}[{key!r}]") for key, value in wanted.items()]
-    elif isinstance(wanted, list | tuple):
-        if len(found) != len(wanted):
-            return f"{name} has {len(found)} entries, not {len(wanted)}"
-        pairs = [(one, other, f"{name}[{i}]") for i, (one, other) in enumerate(zip(found, wanted, strict=True))]
-    else:
-        return f"{name} is {found}" if isinstance(found, float) and not math.isfinite(found) else None
-    return next((problem for pair in pairs if (problem := misfit(*pair))), None)
-
-# %% ../nbs/3_diffusion/10_pretraining.ipynb #1a9e67d3
-def optimizer_misfit(found: object, optimizer: torch.optim.AdamW) -> str | None:
-    """What keeps `found`, the "state" of an AdamW's `state_dict`, from fitting `optimizer`; None where it fits."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if not isinstance(found, dict) or not set(found) <= set(range(len(parameters))):
-        return "the optimiser's state is of other parameters"
-    moments = {
-        i: {"step": torch.tensor(0.0), "exp_avg": p.detach(), "exp_avg_sq": p.detach()}
-        for i, p in enumerate(parameters) if i in found
-    }
-    if problem := misfit(found, moments, "the optimiser's state"):
-        return problem
-    if any(bool((value < 0).any()) for row in found.values() for value in (row["step"], row["exp_avg_sq"])):
-        return "the optimiser's state holds negative squares"
-    return None
-
-
-def generator_misfit(found: object, device: torch.device) -> str | None:
-    """What keeps `found` from being the state of a generator on `device`; None where it is one."""
-    try:
-        torch.Generator(device).set_state(found)
-    except (RuntimeError, TypeError):
-        return "the state of a random generator is damaged"
-    return None
-
-# %% ../nbs/3_diffusion/10_pretraining.ipynb #90f2ab68
-def _save(path, step, run, denoiser, average, optimizer, generator) -> None:
-    device = next(denoiser.parameters()).device
-    state = {
-        "step": step,
-        "run": run,
-        "denoiser": denoiser.state_dict(),
-        "average": average.model.state_dict(),
-        "updates": average.updates,
-        "optimizer": optimizer.state_dict()["state"],
-        "generator": generator.get_state(),
-        "torch_generator": torch.get_rng_state(),
-        "device_generator": None if device.type == "cpu" else _global_generator(device)[0](),
-    }
-    save_state(path, state)
-
-
-def _resume(path, run, denoiser, average, optimizer, generator) -> int:
-    if path is None or not Path(path).exists():
-        return 0
-    state, device = load_state(path), next(denoiser.parameters()).device
-    if "run" in state and repr(state["run"]) != repr(run):  # a tensor there would have no truth
-        raise UserError(f"{path} belongs to a run with other settings or clips; remove it or give another name")
-    if problem := _unfit(state, run, denoiser, average, optimizer, device):
-        raise UserError(f"cannot resume from {path}: {problem}; remove it to start anew")
-    denoiser.load_state_dict(state["denoiser"])
-    average.model.load_state_dict(state["average"])
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
-    generator.set_state(state["generator"])
-    torch.set_rng_state(state["torch_generator"])
-    if device.type != "cpu":
-        _global_generator(device)[1](state["device_generator"])
-    average.updates = state["updates"]
-    logging.getLogger(__name__).info("resuming %s at step %d", path, state["step"])
-    return state["step"]
-
-
-def _unfit(state, run, denoiser, average, optimizer, device) -> str | None:
-    weights = {key: tensor.detach() for key, tensor in denoiser.state_dict().items()}
-    plain = {"step": 0, "run": run, "denoiser": weights, "average": weights, "updates": 0}
-    states = ("optimizer", "generator", "torch_generator", "device_generator")
-    if missing := [key for key in (*plain, *states) if key not in state]:
-        return f"it lacks {', '.join(missing)}"
-    if problem := misfit({key: state[key] for key in plain}, plain, "it"):
-        return problem
-    if not 0 <= state["step"] <= run["steps"] or state["updates"] < 0:
-        return f"it stands at step {state['step']} of {run['steps']}"
-    cpu = torch.device("cpu")
-    return (
-        optimizer_misfit(state["optimizer"], optimizer)
-        or generator_misfit(state["generator"], cpu)
-        or generator_misfit(state["torch_generator"], cpu)
-        or (None if device.type == "cpu" else generator_misfit(state["device_generator"], device))
+    model, _ = train_network(
+        denoiser,
+        lambda generator: batch_loss(denoiser, stacked, config, generator),
+        config,
+        {"clips": corpus_hash(corpus)},
+        part=network or denoiser.network,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        on_step=on_step,
+        progress="pretrain" if progress else None,
     )
+    return model

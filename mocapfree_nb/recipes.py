@@ -13,7 +13,8 @@ import torch
 
 from mocapfree_nb.best_of_n import count_calls
 from mocapfree_nb.corpus import Corpus, load_corpus
-from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, check_trainable
+from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
+from mocapfree_nb.run_settings import check_trainable
 from mocapfree_nb.experiment import Report, adapt
 from mocapfree_nb.models.registry import check_fit, load_scorers, load_policy
 from mocapfree_nb.tasks import Task, make_task
@@ -64,7 +65,6 @@ SETTINGS = {
             "gradient_clip": 1.0,
             "lora_rank": 4,
             "lora_alpha": 16.0,
-            "advantage_estimator": "end",
             "advantage": "batch",
             "weigh_timesteps": False,
             "kl_weight": 0.0,
@@ -73,7 +73,7 @@ SETTINGS = {
         sampling={"steps": 10, "guidance_scale": 1.0, "solver": "sde-dpmsolver++"},
         public=(
             "prompts_per_iteration", "motions_per_prompt", "inner_epochs", "learning_rate", "weight_decay", "clip_range",
-            "gradient_clip", "lora_rank", "lora_alpha", "advantage_estimator", "advantage", "kl_weight", "guidance_scale",
+            "gradient_clip", "lora_rank", "lora_alpha", "advantage", "kl_weight", "guidance_scale",
         ),
         chosen={
             "iterations": "not public; the 100 of our own recipe",
@@ -280,10 +280,10 @@ def _small_iterations(plan: Plan, task: Task, policy: DiffusionPolicy, reward: R
     given = {"prompts": task.training_prompts, "lengths": task.retained.lengths, "retained_prompts": task.retained.prompts[:8]}
     trainer = DDPOTrainer(policy, reward, config=replace(config, prompts_per_iteration=1), **given)
     with count_calls(policy.denoiser) as calls:
-        trainer.round()  # first calls are slow
+        trainer.iterate()  # first calls are slow
     for prompts in (1, 3):
         trainer.config = replace(config, prompts_per_iteration=prompts)
-        measured[prompts] = _measure(trainer.round, plan.device)
+        measured[prompts] = _measure(trainer.iterate, plan.device)
     return measured, calls.made / (policy.steps * (1 if policy.guidance_scale == 1 else 2))
 
 

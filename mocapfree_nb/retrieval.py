@@ -4,29 +4,24 @@
 
 # %% auto #0
 __all__ = ['LOSS_WEIGHTS', 'false_negatives', 'info_nce', 'kl_divergence', 'DistributionEncoder', 'TextMotionModel',
-           'group_frames', 'RetrievalModel', 'decode', 'StackedCorpus', 'stack_corpus', 'stack_splits', 'corrupt',
-           'cosines', 'interpolate_motions', 'sample', 'retrieval_loss', 'embed_corpus', 'recall_in_batches',
-           'draw_batch', 'fit', 'train_retrieval']
+           'group_frames', 'RetrievalModel', 'decode', 'stack_splits', 'corrupt', 'cosines', 'interpolate_motions',
+           'sample', 'retrieval_loss', 'embed_corpus', 'recall_in_batches', 'train_in_folder', 'train_retrieval']
 
 # %% ../nbs/4_reward/12_retrieval.ipynb #5f6d1ef0
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from .batches import StackedCorpus, draw_batch, stack_corpus
 from .corpus import Corpus
-from .features import length_mask
-from .files import UserError
-from .networks import PretrainedModel
-from .features import check_width
-from .text import TextEmbedding, TextEncoder, default_text_encoder
+from .features import check_width, length_mask
+from .models.blocks import NormalisedModel, interleaved_sinusoids
+from .pretrain import PretrainConfig, train_network
+from .runstate import borrowed_generators, corpus_hash
+from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/4_reward/12_retrieval.ipynb #b0166500
 def false_negatives(
@@ -89,13 +84,6 @@ def kl_divergence(
     return 0.5 * (ratio + shift - 1 - (log_variance - other_log_variance)).mean()
 
 # %% ../nbs/4_reward/12_retrieval.ipynb #6286838c
-def _positions(count: int, width: int, like: Tensor) -> Tensor:
-    """Sinusoidal positions (count, width), as in Vaswani et al. 2017."""
-    rate = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10_000.0) / width))
-    angle = torch.arange(count, device=like.device)[:, None] * rate
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(count, width).to(like.dtype)
-
-
 def _transformer(
     width: int, layers: int, heads: int, feedforward: int, dropout: float
 ) -> nn.TransformerEncoder:
@@ -123,25 +111,23 @@ class DistributionEncoder(nn.Module):
         """sequence (B, L, input), mask (B, L) True where real -> mean (B, width), log-variance (B, width)."""
         hidden = self.project(sequence)
         hidden = torch.cat([self.tokens.expand(len(hidden), 2, -1), hidden], dim=1)
-        hidden = hidden + _positions(hidden.shape[1], hidden.shape[2], hidden)
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        hidden = hidden + interleaved_sinusoids(places, hidden.shape[2]).to(hidden.dtype)
         seen = torch.cat([mask.new_ones(len(mask), 2), mask], dim=1)
         hidden = self.transformer(hidden, src_key_padding_mask=~seen)
         return self.read[0](hidden[:, 0]), self.read[1](hidden[:, 1])
 
 # %% ../nbs/4_reward/12_retrieval.ipynb #ad13690b
-class TextMotionModel(PretrainedModel):
+class TextMotionModel(NormalisedModel):
     """What all text-motion networks share: raw motion (B, T, F) in, normalised with the buffers `feature_mean`, `feature_std`."""
 
     def __init__(self, num_features: int, clip: float):
-        super().__init__()
-        self.num_features, self.clip = num_features, clip
-        self.register_buffer("feature_mean", torch.zeros(num_features))
-        self.register_buffer("feature_std", torch.ones(num_features))
+        super().__init__(num_features)
+        self.clip = clip
 
     def set_statistics(self, mean, std) -> None:
-        """Keep the corpus mean and deviation (F,), which normalise every motion from now on."""
-        self.feature_mean.copy_(torch.as_tensor(mean, dtype=torch.float32))
-        self.feature_std.copy_(torch.as_tensor(std, dtype=torch.float32).clamp_min(1e-4))
+        """Keep the corpus mean and deviation (F,), none below 1e-4, which normalise every motion from now on."""
+        super().set_statistics(mean, torch.as_tensor(std).clamp_min(1e-4))
 
     def normalise(self, motion: Tensor, lengths: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
         """The first `count` features of raw motion (B, T, F), normalised, clipped, padding zero; mask (B, T)."""
@@ -215,85 +201,18 @@ def decode(model: RetrievalModel, latent: Tensor, lengths: Tensor) -> Tensor:
     """Latent (B, width) -> normalised root and positions (B, longest, seen), zero outside the lengths (B,)."""
     mask = length_mask(lengths, int(lengths.max()))
     _, tokens = group_frames(latent.new_zeros(*mask.shape, 1), mask, model.frames_per_token)
-    hidden = model.start(latent)[:, None] + _positions(tokens.shape[1], latent.shape[1], latent)
+    places = torch.arange(tokens.shape[1], device=latent.device)
+    hidden = model.start(latent)[:, None] + interleaved_sinusoids(places, latent.shape[1]).to(latent.dtype)
     hidden = model.finish(model.decoder(hidden, src_key_padding_mask=~tokens))
     motion = hidden.reshape(len(latent), -1, model.num_seen)[:, : mask.shape[1]]
     return motion.masked_fill(~mask[..., None], 0.0)
 
-# %% ../nbs/4_reward/12_retrieval.ipynb #6d9ebd3f
-@dataclass(frozen=True)
-class StackedCorpus:
-    """A corpus as tensors on one device: all frames end to end, every distinct caption encoded once."""
-
-    frames: Tensor  # (sum of lengths, F) raw
-    starts: Tensor  # (N,) where each clip begins in `frames`
-    lengths: Tensor  # (N,)
-    captions: Tensor  # (N, C) rows of `text`; clips with fewer than C captions repeat theirs
-    caption_counts: Tensor  # (N,) how many of the C are distinct
-    text: TextEmbedding  # (U, ...), tokens in half precision
-    prompts: list[str]  # the U captions
-    actions: Tensor  # (N,) which of action_names
-    action_names: list[tuple[str, ...]]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def motion(self, index: Tensor, max_frames: int, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Clips `index` (B,) -> raw motion (B, T, F), zero-padded, and lengths (B,); at most `max_frames` each.
-
-        `offset` (B,) in [0, 1) says where a longer clip is cut: 0 keeps its beginning.
-        """
-        full = self.lengths[index]
-        lengths = full.clamp_max(max_frames)
-        first = self.starts[index]
-        if offset is not None:
-            first = first + (offset * (full - lengths + 1)).long()
-        steps = torch.arange(int(lengths.max()), device=full.device)
-        frames = self.frames[(first[:, None] + steps).clamp_max(len(self.frames) - 1)]
-        return frames * (steps < lengths[:, None])[..., None], lengths
-
 # %% ../nbs/4_reward/12_retrieval.ipynb #fdca7ad2
-def stack_corpus(
-    corpus: Corpus, text_encoder: TextEncoder | None = None, device: str = "cpu"
-) -> StackedCorpus:
-    """Lay a corpus out as tensors on `device`; encodes its distinct captions (see `StackedCorpus`).
-
-    Raises `UserError` for an empty corpus.
-    """
-    clips = list(corpus)
-    if not clips:
-        raise UserError("the corpus has no clips; check the split and what was left out")
-    lengths = torch.tensor([len(clip.features) for clip in clips])
-    prompts = sorted({caption for clip in clips for caption in clip.captions})
-    row = {caption: i for i, caption in enumerate(prompts)}
-    names = sorted({tuple(clip.actions) for clip in clips})
-    label = {name: i for i, name in enumerate(names)}
-    most = max(len(clip.captions) for clip in clips)
-    captions = [[row[clip.captions[i % len(clip.captions)]] for i in range(most)] for clip in clips]
-    text = (text_encoder or default_text_encoder())(prompts)
-    text = TextEmbedding(
-        text.tokens.half(), text.mask, text.pooled
-    )  # half the memory; the cache holds no more
-    return StackedCorpus(
-        frames=torch.from_numpy(np.concatenate([clip.features for clip in clips])).float().to(device),
-        starts=(lengths.cumsum(0) - lengths).to(device),
-        lengths=lengths.to(device),
-        captions=torch.tensor(captions).to(device),
-        caption_counts=torch.tensor([len(clip.captions) for clip in clips]).to(device),
-        text=text.to(device),
-        prompts=prompts,
-        actions=torch.tensor([label[tuple(clip.actions)] for clip in clips]).to(device),
-        action_names=names,
-    )
-
-
 def stack_splits(
-    corpus: Corpus, text_encoder: TextEncoder | None = None, device: str = "cpu"
+    corpus: Corpus, text_encoder: TextEncoder | None = None, device: torch.device | str = "cpu"
 ) -> tuple[StackedCorpus, StackedCorpus | None]:
     """The train split, and the val split or None where it is empty. Raises `UserError` without clips to train on."""
     train, val = map(corpus.split, ("train", "val"))
-    if not len(train):
-        raise UserError("the corpus has no clips to train on; check the split and what was left out")
     return stack_corpus(train, text_encoder, device), stack_corpus(val, text_encoder, device) if len(val) else None
 
 # %% ../nbs/4_reward/12_retrieval.ipynb #38cf717a
@@ -391,7 +310,7 @@ def retrieval_loss(
 def embed_corpus(model: RetrievalModel, stacked: StackedCorpus, max_frames: int = 196, batch_size: int = 256):
     """Embed every clip and one caption of each: text (N, D), motion (N, D), both in the order of the clips."""
     text = torch.cat(
-        [model.encode_text(stacked.text[i]) for i in torch.arange(len(stacked.prompts)).split(512)]
+        [model.encode_text(stacked.text(i)) for i in torch.arange(len(stacked.prompts)).split(512)]
     )
     index = torch.arange(len(stacked), device=stacked.frames.device).split(batch_size)
     motion = torch.cat([model.encode_motion(*stacked.motion(i, max_frames)) for i in index])
@@ -407,51 +326,18 @@ def recall_in_batches(text: Tensor, motion: Tensor, actions: Tensor, batch_size:
         hits.append(similarity.argmax(1) == torch.arange(len(index), device=text.device))
     return torch.cat(hits).float().mean().item()
 
-# %% ../nbs/4_reward/12_retrieval.ipynb #b2605d1b
-def draw_batch(stacked: StackedCorpus, batch_size: int, max_frames: int, generator: torch.Generator):
-    """Random clips with one caption each: motion (B, T, F), lengths (B,), text, labels (B,)."""
-    device = stacked.frames.device
-    index = torch.randint(len(stacked), (batch_size,), generator=generator, device=device)
-    which, offset = torch.rand(2, batch_size, generator=generator, device=device)
-    motion, lengths = stacked.motion(index, max_frames, offset)
-    caption = stacked.captions[index, (which * stacked.caption_counts[index]).long()]
-    return motion, lengths, stacked.text[caption], stacked.actions[index]
-
-# %% ../nbs/4_reward/12_retrieval.ipynb #4576b51c
-def fit(
-    model: nn.Module,
-    loss_terms: Callable[[], dict[str, Tensor]],  # draws a batch; its "loss" is minimised
-    measure: Callable[[], dict],  # scores on held-out clips, the network in eval mode
-    schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler],
-    learning_rate: float,
-    steps: int,
-    folder: str | Path | None = None,  # save here every `save_every` steps and at the end
-    save_every: int = 500,
-    progress: str | None = None,  # name of the progress bar, None for none
-) -> list[dict]:
-    """Train `model` with AdamW: the history, one dict every 50 steps. Leaves the model in eval mode."""
-    optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01)
-    rate, history, started = schedule(optimiser), [], time.perf_counter()
-    bar = tqdm(range(1, steps + 1), desc=progress, disable=progress is None)
-    for step in bar:
-        model.train()
-        terms = loss_terms()
-        optimiser.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
-        checkpoint = step % save_every == 0 or step == steps
-        if step % 50 == 0 or checkpoint:
-            history.append({"step": step, **{name: value.item() for name, value in terms.items()}})
-            history[-1]["seconds"] = time.perf_counter() - started
-            bar.set_postfix(loss=f"{history[-1]['loss']:.3f}")
-        if checkpoint:
-            model.eval()
-            history[-1].update(measure())
-            if folder is not None:
-                model.save_pretrained(folder)
-    return history
+# %% ../nbs/4_reward/12_retrieval.ipynb #bd4473b4
+def train_in_folder(
+    model: NormalisedModel, draw_loss, config: PretrainConfig, run: dict, measure, folder, save_every: int, progress: str | None
+) -> tuple[NormalisedModel, list[dict]]:
+    """`train_network` with its checkpoint in `folder` (None: nowhere), where the network stands instead at the end."""
+    checkpoint = None if folder is None else Path(folder) / "checkpoint.pt"
+    options = {"checkpoint": checkpoint, "checkpoint_every": save_every, "progress": progress}
+    model, history = train_network(model, draw_loss, config, run, measure=measure, **options)
+    if folder is not None:
+        model.save_pretrained(folder)
+        checkpoint.unlink(missing_ok=True)  # not before the model is safe
+    return model, history
 
 # %% ../nbs/4_reward/12_retrieval.ipynb #ee633eb0
 def train_retrieval(
@@ -464,48 +350,36 @@ def train_retrieval(
     corrupted: float = 0.6,  # share of the batch, see `corrupt`
     max_frames: int = 196,  # longer clips are cut, at a random place
     device: str = "cpu",
-    folder: str | Path | None = None,  # save here now and then, and at the end
+    folder: str | Path | None = None,  # keep the checkpoint here, and at the end the network
     save_every: int = 500,
     progress: bool = True,
+    bfloat16: bool = False,
     **configuration,  # of RetrievalModel
 ) -> tuple[RetrievalModel, list[dict]]:
-    """Train the retrieval network on the train split: the network in eval mode, and its history (see `fit`).
+    """Train the retrieval network on the train split: the network in eval mode, and its history (see `train_network`).
 
-    `val_recall` in the history: `recall_in_batches` on the val split, where there is one. The learning rate warms up
-    over 100 steps and falls along a cosine. The same seed on the same machine gives the same weights.
+    `val_recall` in the history: `recall_in_batches` on the val split, where there is one. With `folder`, a second call
+    with the same arguments goes on where the first one stopped. The same seed on the same machine gives the same weights.
     """
     train, val = stack_splits(corpus, text_encoder, device)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = RetrievalModel(
-            corpus.skeleton.num_features, text_width=train.text.tokens.shape[-1], **configuration
-        )
-        model.set_statistics(corpus.mean, corpus.std)
-        model.to(device)
-        generator = torch.Generator(device).manual_seed(seed)
+    config = PretrainConfig(
+        steps, batch_size, learning_rate, 100, weight_decay=0.01, ema_decay=0.0, seed=seed, bfloat16=bfloat16
+    )
+    with borrowed_generators(torch.device("cpu"), seed):  # weights are drawn on the CPU, wherever they go
+        model = RetrievalModel(corpus.skeleton.num_features, text_width=train.tokens.shape[-1], **configuration)
+    model.set_statistics(corpus.mean, corpus.std)
+    model.to(device)
 
-        def loss_terms() -> dict[str, Tensor]:
-            motion, lengths, text, actions = draw_batch(train, batch_size, max_frames, generator)
-            labels = actions if all(train.action_names) else None
-            return retrieval_loss(model, motion, lengths, text, generator, labels, corrupted)
+    def draw_loss(generator: torch.Generator) -> dict[str, Tensor]:
+        batch = draw_batch(train, batch_size, generator, max_frames)
+        labels = batch.actions if all(train.action_names) else None
+        return retrieval_loss(model, batch.motion, batch.lengths, batch.text, generator, labels, corrupted)
 
-        def measure() -> dict:
-            if val is None:
-                return {}
-            return {"val_recall": recall_in_batches(*embed_corpus(model, val, max_frames), val.actions)}
+    def measure(model: RetrievalModel) -> dict:
+        if val is None:
+            return {}
+        return {"val_recall": recall_in_batches(*embed_corpus(model, val, max_frames), val.actions)}
 
-        def factor(step: int) -> float:
-            return min(1.0, (step + 1) / 100) * (0.505 + 0.495 * math.cos(math.pi * min(1.0, step / steps)))
-
-        history = fit(
-            model,
-            loss_terms,
-            measure,
-            lambda optimiser: torch.optim.lr_scheduler.LambdaLR(optimiser, factor),
-            learning_rate,
-            steps,
-            folder,
-            save_every,
-            "retrieval" if progress else None,
-        )
-    return model, history
+    run = {"clips": corpus_hash(corpus), "corrupted": corrupted, "max_frames": max_frames} | configuration
+    name = "retrieval" if progress else None
+    return train_in_folder(model, draw_loss, config, run, measure, folder, save_every, name)

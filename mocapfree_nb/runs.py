@@ -11,7 +11,7 @@ from mocapfree_nb.evaluation import Scorers
 from mocapfree_nb.files import UserError, remove_leftovers, write_json
 from mocapfree_nb.reading import read_json
 from mocapfree_nb.policy import DiffusionPolicy
-from mocapfree_nb.pretrain import content_hash, corpus_hash, network_hash
+from mocapfree_nb.runstate import content_hash, corpus_hash, network_hash
 from mocapfree_nb.tasks import Task
 
 __all__ = ["next_run", "prepare_folder", "content_settings", "keep_settings"]

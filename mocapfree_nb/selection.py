@@ -121,7 +121,7 @@ class HeldOutSelector:
         self.lengths = torch.cat([drawn, kept.lengths[:others]])
         self.scorer, self.count, self.seed = scorer, count, seed
         self.text = scorer.embed_text(self.prompts)
-        self.retained_before = self._score(policy)[1]
+        self.target_before, self.retained_before = self._score(policy)
 
     def _score(self, policy: DiffusionPolicy) -> tuple[float, float]:
         motion = make_motion(policy, self.prompts, self.lengths, self.seed).cpu()

@@ -10,7 +10,7 @@ from string import Template
 
 import numpy as np
 
-from mocapfree_nb.output.export import load_takes
+from mocapfree_nb.output.takes import load_takes
 from mocapfree_nb.files import UserError, write_atomically, write_json
 from mocapfree_nb.reading import read_json
 from .skeleton import Skeleton

@@ -3,24 +3,23 @@
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mocapfree_nb.corpus import Corpus, load_corpus
-from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.experiment import adapt
 from mocapfree_nb.files import UserError, write_atomically, write_json
+from mocapfree_nb.learning import find_algorithm
 from mocapfree_nb.reading import read_json
 from mocapfree_nb.output.comparison import summary
 
 __all__ = ["ABLATIONS", "choose_variants", "sweep", "sweep_table", "sweep_figure"]
 
-PLAIN = {"advantage_estimator": "end", "weigh_timesteps": False, "distillation_weight": 0.0}
-ABLATIONS: dict[str, dict] = {  # name -> what differs from the recipe: settings of `DDPOConfig`, or "contrastive", "mirrored"
+PLAIN = {"advantage": "group", "weigh_timesteps": False, "distillation_weight": 0.0}
+ABLATIONS: dict[str, dict] = {  # name -> settings that differ from DDPO's recipe, or "contrastive", "mirrored"
     "the recipe": {},
     "plain DDPO": PLAIN,
-    "reward at the end only": {"advantage_estimator": "end"},
-    "per-step advantage, no branching": {"advantage_estimator": "step"},
+    "reward at the end only": {"advantage": "group"},
+    "per-step advantage, no branching": {"advantage": "per_step"},
     "contrastive reward": {"contrastive": True},
     "no timestep weights": {"weigh_timesteps": False},
     "no self-distillation": {"distillation_weight": 0.0},
@@ -49,11 +48,12 @@ def _read_rows(out: str | Path) -> list[dict]:
     return rows
 
 
-def _run(change: Mapping, seed: int, iterations: int | None, corpus: Corpus, **arguments) -> dict:
+def _run(change: Mapping, seed: int, iterations: int | None, corpus: Corpus, algorithm: str, **arguments) -> dict:
     """One adaptation with these settings: what a row keeps of it."""
     change = dict(change)
     rewards = {key: change.pop(key) for key in ("contrastive", "mirrored") if key in change}
-    config = replace(DDPOConfig(seed=seed), **change, **({"iterations": iterations} if iterations else {}))
+    change |= {"rounds" if algorithm == "exploration" else "iterations": iterations} if iterations else {}
+    config = find_algorithm(algorithm)(**{"seed": seed} | change)
     values = adapt(corpus=corpus, config=config, **rewards, **arguments).values
     print(summary(values), flush=True)
     return {key: values[key] for key in ("target", "original", "reward", "gap_closed", "selection", "wall_clock_s")}
@@ -65,12 +65,13 @@ def sweep(
     seeds: Sequence[int] = (0, 1, 2),
     iterations: int | None = None,
     corpus: Corpus | None = None,
+    algorithm: str = "ddpo",
     **arguments,
 ) -> list[dict]:
     """Run every variant with every seed; write one row a run to `out` (JSON) as they finish, and return all rows.
 
-    `variants` maps a name to settings that differ from the recipe (default: `ABLATIONS`); `arguments` go to `adapt`. A run
-    whose row is already in `out` is not run again; a name that stands there for other settings is refused.
+    `variants` maps a name to settings of `algorithm` that differ from its recipe (default: `ABLATIONS`); `arguments`
+    go to `adapt`. A run whose row is already in `out` is not run again; a name that stands there for other settings is refused.
     """
     variants = ABLATIONS if variants is None else variants
     rows = _read_rows(out)
@@ -84,7 +85,7 @@ def sweep(
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
                 continue
             print(f"{name} (seed {seed})", flush=True)
-            found = _run(change, seed, iterations, corpus, **arguments)
+            found = _run(change, seed, iterations, corpus, algorithm, **arguments)
             rows.append({"variant": name, "seed": seed, "settings": dict(change)} | found)
             write_json(out, {"runs": rows})
     return rows

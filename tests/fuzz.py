@@ -341,13 +341,14 @@ def make_readers() -> dict[str, Reader]:
     from mocapfree_nb import bench, cli, files, reading, text
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.data import capture
+    from mocapfree_nb.data.amass import read_amass
     from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
     from mocapfree_nb.denoiser import MotionDenoiser
     from mocapfree_nb.evaluator import EvaluatorModel
     from mocapfree_nb.models.latent import LatentDenoiser
     from mocapfree_nb.models.mdm import MDM, MDM_NAMES
     from mocapfree_nb.models.unet import MotionUNet
-    from mocapfree_nb.output import body, export
+    from mocapfree_nb.output import body, takes
     from mocapfree_nb.policy import DiffusionPolicy
     from mocapfree_nb.pretrain import PretrainConfig, pretrain
     from mocapfree_nb.procedural import generate_clips
@@ -381,7 +382,7 @@ def make_readers() -> dict[str, Reader]:
     both = ("amass/a.npz", "amass/captions.csv")
     readers["folder of AMASS"] = Reader(lambda: load_corpus("amass", body_models="bodies"), both)
     readers["BVH"] = Reader(lambda: capture.read_bvh("bvh/b.bvh"), ("bvh/b.bvh",))
-    readers["AMASS"] = Reader(lambda: capture.read_amass("amass/b.npz", "bodies"), ("amass/b.npz", "bodies/neutral/model.npz"))
+    readers["AMASS"] = Reader(lambda: read_amass("amass/b.npz", "bodies"), ("amass/b.npz", "bodies/neutral/model.npz"))
 
     torch.manual_seed(0)
     small = {"width": 16, "layers": 1, "feedforward": 16}
@@ -430,11 +431,11 @@ def make_readers() -> dict[str, Reader]:
     readers["body"] = Reader(lambda: body.dress(motion[:3], body="bodies/body.npz").surface(), ("bodies/body.npz",))
     np.save("other/joints.npy", motion)
     np.save("other/features.npy", np.load("humanml3d/new_joint_vecs/000001.npy"))
-    export.save_motions("run/motions.npz", {"target": [{"prompt": "a person waves", "before": motion, "after": motion}]})
+    takes.save_motions("run/motions.npz", {"target": [{"prompt": "a person waves", "before": motion, "after": motion}]})
     for name in ("joints.npy", "features.npy"):
-        readers[name.removesuffix(".npy")] = Reader(lambda name=name: takes_of(export, f"other/{name}"), (f"other/{name}",))
-    readers["motions of a run"] = Reader(lambda: takes_of(export, "run"), ("run/motions.npz",))
-    readers["motion of BVH"] = Reader(lambda: takes_of(export, "bvh/c.bvh"), ("bvh/c.bvh",))
+        readers[name.removesuffix(".npy")] = Reader(lambda name=name: takes_of(takes, f"other/{name}"), (f"other/{name}",))
+    readers["motions of a run"] = Reader(lambda: takes_of(takes, "run"), ("run/motions.npz",))
+    readers["motion of BVH"] = Reader(lambda: takes_of(takes, "bvh/c.bvh"), ("bvh/c.bvh",))
     readers["page"] = Reader(lambda: command(cli, "view", "run", "--out", "page.html"), ("run/motions.npz",))
     readers["export"] = Reader(lambda: command(cli, "export", "other/joints.npy", "--out", "a.bvh"), ("other/joints.npy",))
     reading.save_state("other/state.pt", {"step": 1, "weights": {"a": torch.zeros(3), "b": [torch.ones(2)]}, "log": "[]"})
@@ -475,8 +476,8 @@ def weights_of(model) -> dict:
     return dict(model.state_dict())
 
 
-def takes_of(export, path: str) -> list:
-    return [panel for take in export.load_takes(path) for panel in take.panels.values()]
+def takes_of(takes, path: str) -> list:
+    return [panel for take in takes.load_takes(path) for panel in take.panels.values()]
 
 
 def as_published(state: dict, names: dict[str, str]) -> dict:

@@ -10,8 +10,9 @@ import torch
 
 from mocapfree_nb import cli
 from mocapfree_nb.files import UserError
-from mocapfree_nb.output.body import blend_skin, capsules, dress, fit_shape, load_smpl, mesh_strip, save_body
-from mocapfree_nb.output.export import Pose, measure_body
+from mocapfree_nb.output.body import blend_skin, capsules, dress, mesh_strip, save_body
+from mocapfree_nb.output.ik import Pose, measure_body
+from mocapfree_nb.output.smpl import fit_shape, load_smpl
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, forward_kinematics, sum_bones
 

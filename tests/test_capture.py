@@ -12,17 +12,11 @@ import torch
 
 from mocapfree_nb.bvh import load_bvh
 from mocapfree_nb.corpus import load_corpus
-from mocapfree_nb.data import folders
-from mocapfree_nb.data.capture import (
-    RigsOfFolder,
-    _arrays,
-    _rate_and_gender,
-    find_body_model,
-    find_joints,
-    read_amass,
-    read_bvh,
-)
+from mocapfree_nb.data import folders, packs
+from mocapfree_nb.data.amass import _arrays, _rate_and_gender, find_body_model, read_amass
+from mocapfree_nb.data.capture import RigsOfFolder, read_bvh
 from mocapfree_nb.data.checks import toes_forward
+from mocapfree_nb.data.joint_names import find_joints
 from mocapfree_nb.features import joints_to_features, retarget
 from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import generate_clips
@@ -545,7 +539,7 @@ def test_a_pack_made_without_body_models_does_not_outlive_their_arrival(tmp_path
     def read() -> tuple[list[str], list[str]]:
         data = folders.DataFolder(tmp_path / "AMASS")
         recordings, faults = folders.read_recordings(data)
-        assert folders.pack_path(data).exists() == bool(recordings)
+        assert packs.pack_path(data).exists() == bool(recordings)
         return [recording.name for recording in recordings], [name for name, _ in faults]
 
     assert read() == ([], ["a", "b"])

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from mocapfree_nb.cli import app
-from mocapfree_nb.ddpo import add_lora
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
+from mocapfree_nb.lora import add_lora
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.models.unet import MotionUNet

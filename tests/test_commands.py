@@ -17,7 +17,7 @@ from mocapfree_nb.ddpo import DDPOConfig
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [
     ROOT / "README.md", *sorted((ROOT / "nbs").rglob("*.ipynb")), *sorted((ROOT / "mocapfree_nb" / "weights").rglob("*.md")),
-    ROOT / "mocapfree_nb" / "cli.py",
+    *sorted((ROOT / "mocapfree_nb" / "cli").glob("*.py")),
 ]  # fmt: skip
 GROUP = typer.main.get_command(cli.app)
 
@@ -97,14 +97,14 @@ def test_a_make_target_that_is_named_exists(path):
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    "In an empty folder, a small corpus, few questions and one short round: all else is as it is typed."
+    "In an empty folder, a small corpus, few prompts and one short iteration: all else is as it is typed."
     monkeypatch.chdir(tmp_path)
     corpus, plain = load_corpus("procedural", num_clips=500), tasks.make_task
     monkeypatch.setattr("mocapfree_nb.experiment.load_corpus", lambda *_, **__: corpus)
     monkeypatch.setattr("mocapfree_nb.corpus.load_corpus", lambda source="procedural", **options: (
         corpus if source == "procedural" else load_corpus(source, **options)
     ))
-    few = {"questions": 4, "anchors": 8}
+    few = {"evaluation_prompts": 4, "retained": 8}
     monkeypatch.setattr(experiment, "make_task", lambda *rest: plain(*rest[:5], **few))
     config = DDPOConfig(iterations=1, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4)
     monkeypatch.setattr("mocapfree_nb.ddpo.DDPOConfig", lambda **_: config)

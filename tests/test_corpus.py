@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from mocapfree_nb import corpus as corpus_module
 from mocapfree_nb.corpus import Clip, Corpus, assign_splits, collate, load_corpus, statistics
-from mocapfree_nb.data.folders import SPLITS, features_in_batches, parse_captions
+from mocapfree_nb.data.captions import parse_captions
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, to_origin
 from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
+from mocapfree_nb.sources import SPLITS, features_in_batches
 
 BANDAI = Path(__file__).parents[2] / "shared" / "data" / "bandai_h3d"
 needs_bandai = pytest.mark.skipif(not BANDAI.is_dir(), reason="the real clips are not here")

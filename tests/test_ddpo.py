@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import ddpo
-from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, PromptTracker
+from mocapfree_nb import advantages, ddpo, lora
+from mocapfree_nb.advantages import PromptTracker
+from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy
@@ -45,21 +46,21 @@ def test_clipped_loss_and_gradient_equal_the_reference(case):
 def test_group_advantages_are_zero_mean_unit_deviation_within_each_prompt():
     rewards = torch.rand(24, 5, dtype=torch.float64)
     prompts = [f"prompt {i % 3}" for i in range(24)]
-    advantages = ddpo.group_advantages(rewards, prompts)
+    found = advantages.group_advantages(rewards, prompts)
     for start in range(3):
-        group = advantages[start::3]
+        group = found[start::3]
         torch.testing.assert_close(group.mean(0), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
         torch.testing.assert_close(group.std(0, correction=0), torch.ones(5, dtype=torch.float64), atol=1e-4, rtol=0)
 
 
 def test_a_group_of_equal_rewards_has_no_advantage_even_with_rounding():
     rewards = torch.full((7,), 0.1)
-    assert (ddpo.group_advantages(rewards, ["same"] * 7) == 0).all()
+    assert (advantages.group_advantages(rewards, ["same"] * 7) == 0).all()
 
 
 def test_advantages_need_one_prompt_a_reward():
     with pytest.raises(ValueError, match="3 rewards for 2 prompts"):
-        ddpo.group_advantages(torch.zeros(3), ["a", "b"])
+        advantages.group_advantages(torch.zeros(3), ["a", "b"])
 
 
 def make_policy(prediction="x0", **settings):
@@ -141,7 +142,7 @@ WALKS = {
 def test_weighted_steps_pull_equally_on_the_output_as_autograd_measures_it(prediction, schedule, walk):
     denoiser = Speaks(prediction, schedule, 50 if schedule == "cosine" else 1000)
     policy = DiffusionPolicy(denoiser, steps=6, guidance_scale=1.0, **WALKS[walk])
-    weights, text, lengths = ddpo.timestep_weights(policy), policy.encode(["walks"]), torch.tensor([8])
+    weights, text, lengths = advantages.timestep_weights(policy), policy.encode(["walks"]), torch.tensor([8])
     x_t, z, before = torch.randn(3, 1, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     pull = []
     for step in range(5):
@@ -157,7 +158,7 @@ def test_weights_of_x0_prediction_are_sigma_over_what_the_mean_takes_of_x0_to_th
     policy = make_policy()
     plain = policy.stds / policy.x0_coefficients.abs()
     expected = torch.where(policy.stds > 0, plain / plain[policy.stds > 0].mean(), torch.zeros_like(plain))
-    assert torch.equal(ddpo.timestep_weights(policy), expected)
+    assert torch.equal(advantages.timestep_weights(policy), expected)
 
 
 def test_the_audit_stops_a_policy_that_trains_differently_from_how_it_samples():
@@ -192,7 +193,7 @@ def test_moves_have_the_log_probability_of_their_state_and_the_ratio_starts_at_o
 
 def test_a_fork_goes_on_from_one_of_its_moves_and_praises_the_one_whose_belief_scores_best():
     policy = make_policy()
-    experience = ddpo.collect_branches(policy, height, TRAINING, torch.tensor([24, 30]), 4, torch.Generator().manual_seed(3))
+    experience = advantages.collect_branches(policy, height, TRAINING, torch.tensor([24, 30]), 4, torch.Generator().manual_seed(3))
     text, lengths = experience.text[experience.origin], experience.lengths[experience.origin]
     for step in range(5):
         x0 = policy.step(experience.after[step], step + 1, text, lengths)[2]
@@ -242,9 +243,9 @@ def test_a_reward_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoi
 
 def test_a_reward_that_is_no_number_spoils_its_own_advantage_only():
     rewards = torch.tensor([1.0, 3.0, float("nan"), 2.0, 5.0, float("inf")])
-    advantages = ddpo.group_advantages(rewards, ["a", "a", "b", "b", "c", "c"])
-    assert advantages[:2].tolist() == pytest.approx([-1, 1])
-    assert advantages.isnan().nonzero()[:, 0].tolist() == [2, 5]
+    found = advantages.group_advantages(rewards, ["a", "a", "b", "b", "c", "c"])
+    assert found[:2].tolist() == pytest.approx([-1, 1])
+    assert found.isnan().nonzero()[:, 0].tolist() == [2, 5]
 
 
 def test_the_tracker_remembers_all_motions_of_a_prompt():
@@ -290,9 +291,9 @@ def test_lora_starts_as_the_base_model_and_merges_into_an_ordinary_one():
     policy = make_policy()
     before = policy.generate(["walks"], [24])
     names = list(policy.denoiser.state_dict())
-    ddpo.add_lora(policy.denoiser, rank=4, alpha=8)
+    lora.add_lora(policy.denoiser, rank=4, alpha=8)
     assert torch.equal(policy.generate(["walks"], [24]), before)
-    ddpo.merge_lora(policy.denoiser)
+    lora.merge_lora(policy.denoiser)
     assert sorted(policy.denoiser.state_dict()) == sorted(names)
 
 

@@ -1,6 +1,8 @@
 """The denoiser: what it must not see, what guidance is, and how it is kept."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 from torch import nn
 
 from mocapfree_nb.corpus import load_corpus
-from mocapfree_nb.denoiser import Denoiser, MotionDenoiser, SelfAttention, TransformerBlock, sinusoids
+from mocapfree_nb.denoiser import DENOISERS, Denoiser, MotionDenoiser, find_denoiser, register_denoiser
 from mocapfree_nb.files import WEIGHTS, UserError
+from mocapfree_nb.models.blocks import SelfAttention, TransformerBlock, interleaved_sinusoids, sinusoids
 from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.pretrain import PretrainConfig, pretrain
 from mocapfree_nb.published.checkpoints import read_checkpoint
@@ -288,3 +291,39 @@ def test_lengths_beyond_the_trained_range_are_said_in_one_line(lengths, expected
 def test_a_range_that_is_none_is_refused(frames):
     with pytest.raises(UserError, match="trained_frames is the shortest and the longest"):
         tiny(trained_frames=frames)
+
+
+# ---------------------------------------------------------------- found by name
+
+
+def test_a_denoiser_is_found_by_the_name_in_its_config(monkeypatch):
+    monkeypatch.setattr("mocapfree_nb.denoiser.DENOISERS", known := dict(DENOISERS))
+    assert find_denoiser("MotionDenoiser") is MotionDenoiser
+    assert all(find_denoiser(name).__name__ == name for name in list(known))
+
+    class MyDenoiser(Denoiser):
+        pass
+
+    with pytest.raises(UserError, match="no denoiser 'MyDenoiser'; did you mean 'MotionDenoiser'.*register_denoiser"):
+        find_denoiser("MyDenoiser")
+    assert register_denoiser(MyDenoiser) is MyDenoiser and find_denoiser("MyDenoiser") is MyDenoiser
+    MyDenoiser.__module__ = "elsewhere"
+    other = type("MyDenoiser", (Denoiser,), {"__module__": "here"})
+    with pytest.raises(UserError, match="there is a denoiser 'MyDenoiser' already, in elsewhere"):
+        register_denoiser(other)
+
+
+def test_a_lesson_is_imported_only_when_its_denoiser_is_asked_for():
+    code = (
+        "import sys; from mocapfree_nb.denoiser import find_denoiser; assert 'mocapfree_nb.models.unet' not in sys.modules; "
+        "find_denoiser('MotionUNet'); assert 'mocapfree_nb.models.latent' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_interleaved_waves_are_those_of_the_paper():
+    found = interleaved_sinusoids(torch.arange(30), 8)
+    place, pair = torch.arange(30)[:, None].double(), torch.arange(4).double()
+    angle = place / 10_000 ** (2 * pair / 8)
+    torch.testing.assert_close(found.double(), torch.stack([angle.sin(), angle.cos()], -1).flatten(1), atol=1e-5, rtol=0)
+    assert torch.equal(found[:, ::2], sinusoids(torch.arange(30), 8)[:, :4])

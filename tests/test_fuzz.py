@@ -19,8 +19,9 @@ from test_capture import amass, body_model, bvh
 
 from mocapfree_nb.bench import write_folder
 from mocapfree_nb.corpus import load_corpus
-from mocapfree_nb.data import folders
-from mocapfree_nb.data.capture import read_amass, read_bvh
+from mocapfree_nb.data import folders, packs
+from mocapfree_nb.data.amass import read_amass
+from mocapfree_nb.data.capture import read_bvh
 from mocapfree_nb.files import UserError
 
 MARKER = "executed-by-a-pickle"
@@ -164,7 +165,7 @@ def test_packs(folder, data):
         patch.setattr(folders, "PACK_FROM", 2)
         opened = folders.DataFolder(folder)
         quietly(folders.read_recordings, opened)
-        path = folders.pack_path(opened)
+        path = packs.pack_path(opened)
         expected = path.read_bytes()
         path.unlink()
         path.write_bytes(data.draw(damaged(expected)))

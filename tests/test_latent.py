@@ -163,7 +163,7 @@ def test_kl_equals_torchs():
 
 
 def test_what_adapts_is_the_network_and_never_the_vae():
-    from mocapfree_nb.ddpo import add_lora, merge_lora
+    from mocapfree_nb.lora import add_lora, merge_lora
 
     model = build()
     before = {name: value.clone() for name, value in model.vae.state_dict().items()}
@@ -272,16 +272,18 @@ def test_mixed_arms_rise_as_fast_as_their_velocities_say(batch):
 
 
 def test_what_is_refused_is_not_learnt(batch, monkeypatch):
+    from mocapfree_nb.batches import stack_corpus
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.models import latent
     from mocapfree_nb.pretrain import PretrainConfig
 
     corpus, seen = load_corpus("procedural", num_clips=24, seed=3), []
+    stacked = stack_corpus(corpus)
     model = LatentDenoiser(**SMALL | {"num_features": 263, "positions": 128})
     monkeypatch.setattr(latent, "vae_loss", lambda vae, x, lengths, *_: seen.append((x, lengths)) or (x.mean(), None))
     for refuse in (None, lambda motion, lengths: torch.ones(16, dtype=torch.bool), lambda motion, lengths: lengths < 0):
         config = PretrainConfig(batch_size=16)
-        latent.vae_batch_loss(model, corpus, config, None, torch.Generator().manual_seed(0), refuse=refuse)
+        latent.vae_batch_loss(model, stacked, config, torch.Generator().manual_seed(0), refuse=refuse)
     mixed, untouched, again = seen
     assert torch.equal(mixed[0], again[0]) and torch.equal(mixed[1], again[1])
     assert (untouched[1] >= mixed[1]).all() and (untouched[1] > mixed[1]).any()

@@ -9,7 +9,8 @@ import torch
 
 from mocapfree_nb.features import length_mask
 from mocapfree_nb.files import UserError
-from mocapfree_nb.models.mdm import MDM, MDM_NAMES, interleaved_sinusoids, replace_names
+from mocapfree_nb.models.blocks import interleaved_sinusoids
+from mocapfree_nb.models.mdm import MDM, MDM_NAMES, replace_names
 from mocapfree_nb.text import TextEmbedding
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -276,7 +276,8 @@ def test_a_trajectory_records_all_its_steps():
     assert trajectory.timesteps.tolist() == policy.denoiser.noise_schedule.timesteps(6)
     assert torch.isfinite(trajectory.states).all() and len(trajectory) == 3 and trajectory.prompts == PROMPTS
     padded = torch.arange(9) >= trajectory.lengths[:, None]
-    assert not trajectory.states[:, padded].any() and not trajectory.predicted_x0[:, padded].any() and not trajectory.motion[padded].any()
+    for values in (*trajectory.states, *trajectory.predicted_x0, trajectory.motion):
+        assert not values[padded].any()
     assert torch.equal(trajectory.states[-1], trajectory.predicted_x0[-1])
     raw = policy.denoiser.denormalise(trajectory.states[-1])
     assert torch.equal(trajectory.motion[~padded], raw[~padded])
@@ -435,7 +436,8 @@ def test_a_rollout_made_in_inference_mode_can_be_trained_on():
     with torch.inference_mode():
         trajectory = play(policy, lengths=torch.tensor(LENGTHS))
         motion = policy.generate(PROMPTS, LENGTHS)
-    for tensor in (trajectory.states, trajectory.motion, trajectory.log_probs, trajectory.lengths, trajectory.text.tokens, motion):
+    found = (trajectory.states, trajectory.motion, trajectory.log_probs, trajectory.lengths, trajectory.text.tokens, motion)
+    for tensor in found:
         assert not tensor.is_inference()
     policy.log_prob(trajectory).sum().backward()
     assert all(p.grad is not None for p in policy.denoiser.parameters())

@@ -12,7 +12,7 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.procedural import captions_for, generate_clips
 from mocapfree_nb.skeleton import HUMANML3D
 from mocapfree_nb.synthetic.actions import ACTIONS, COMPOSED
-from mocapfree_nb.synthetic.captions import conjugate, third_person
+from mocapfree_nb.synthetic.captions import conjugate, gerund, third_person
 from mocapfree_nb.validity import foot_skate
 
 PARENTS = np.array(HUMANML3D.parents)

@@ -12,16 +12,17 @@ from typer.testing import CliRunner
 
 from mocapfree_nb.cli import app
 from mocapfree_nb.corpus import load_corpus
-from mocapfree_nb.data.folders import Caption, Recording
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.models.unet import MotionUNet
 from mocapfree_nb.policy import DiffusionPolicy
-from mocapfree_nb.published import protocol
+from mocapfree_nb.published import protocol, retrieval_protocol
 from mocapfree_nb.published.encoders import TMR, GuoEvaluator, GuoWords
-from mocapfree_nb.published.protocol import PROTOCOLS, Evaluation, Generator, Judge, draw_pass, published_sampler, samples_of
+from mocapfree_nb.published.protocol import Evaluation, Generator, TextMotionEvaluator, published_sampler
+from mocapfree_nb.published.samples import PROTOCOLS, draw_pass, samples_of
+from mocapfree_nb.sources import Caption, Recording
 from mocapfree_nb.text import TextEmbedding
 
 HUMANML3D, KIT = PROTOCOLS["humanml3d"], PROTOCOLS["kit"]
@@ -148,7 +149,7 @@ def test_a_replication_equals_the_original_procedure_written_as_loops():
     clips = [recording(60 + i, Caption(captions[i]), name=str(i)) for i in range(100)]
     samples = [sample for clip in clips for sample in samples_of(clip, HUMANML3D)]
     model, words = small_guo(), small_words(captions)
-    evaluation = Evaluation(HUMANML3D, samples, Judge(model, words), limit=64, seed=5)
+    evaluation = Evaluation(HUMANML3D, samples, TextMotionEvaluator(model, words), limit=64, seed=5)
     found = evaluation(3)["real motion"]
     random = np.random.default_rng([5, 3])
     drawn = draw_pass(samples, HUMANML3D, random, 64)
@@ -164,7 +165,7 @@ def test_an_evaluator_that_sorts_by_length_is_refused():
     table = dict(zip(captions, torch.randn(96, 8, generator=torch.Generator().manual_seed(0)), strict=True))
 
     class Sorting:
-        "A judge whose motions lie where their captions do, but come back longest first, as the original code gives them."
+        "A evaluator whose motions lie where their captions do, but come back longest first, as the original code gives them."
 
         def text(self, asked):
             return torch.stack([table[caption] for caption in asked])
@@ -208,8 +209,8 @@ class Copying:
 def test_the_model_is_asked_for_the_drawn_captions_and_lengths():
     captions = [f"caption {i}" for i in range(64)]
     samples = [s for i in range(64) for s in samples_of(recording(60 + i, Caption(captions[i])), HUMANML3D)]
-    maker, judge = Copying(1.0), Judge(small_guo(), small_words(captions))
-    evaluation = Evaluation(HUMANML3D, samples, judge, maker, captions=5, repeats=30)
+    maker, evaluator = Copying(1.0), TextMotionEvaluator(small_guo(), small_words(captions))
+    evaluation = Evaluation(HUMANML3D, samples, evaluator, maker, captions=5, repeats=30)
     rows = evaluation(0)
     drawn = draw_pass(samples, HUMANML3D, np.random.default_rng([0, 0]))
     asked, lengths, _ = maker.asked[0]
@@ -219,10 +220,10 @@ def test_the_model_is_asked_for_the_drawn_captions_and_lengths():
     assert all(len(set(many[i : i + 30])) == 1 and len(set(many_lengths[i : i + 30].tolist())) == 1 for i in range(0, 150, 30))
     assert set(rows) == {"real motion", "model"} and len(rows["model"]["multimodality"]) == 1
     assert rows["model"]["multimodality"][0] > 0
-    one_way = Evaluation(HUMANML3D, samples, judge, Copying(0.0), captions=5, repeats=30)(0)
+    one_way = Evaluation(HUMANML3D, samples, evaluator, Copying(0.0), captions=5, repeats=30)(0)
     assert one_way["model"]["multimodality"][0] == pytest.approx(0, abs=1e-5)
     assert one_way["real motion"] == rows["real motion"]  # real motion does not depend on the model
-    assert "multimodality" not in Evaluation(HUMANML3D, samples, judge, Copying(1.0), captions=0)(0)["model"]
+    assert "multimodality" not in Evaluation(HUMANML3D, samples, evaluator, Copying(1.0), captions=0)(0)["model"]
 
 
 # --- models under test
@@ -274,7 +275,7 @@ def test_the_four_retrieval_protocols_are_what_they_say():
     motion = text + torch.randn(140, 16, generator=draw)
     sentence = torch.nn.functional.normalize(torch.randn(140, 8, generator=draw), dim=-1)
     sentence[10] = sentence[3]  # the same meaning
-    found = protocol.retrieval_protocols(text, motion, sentence)
+    found = retrieval_protocol.retrieval_protocols(text, motion, sentence)
     unit = torch.nn.functional.normalize
     similarity = (unit(text, dim=-1) @ unit(motion, dim=-1).T).double().numpy()
 
@@ -289,7 +290,7 @@ def test_the_four_retrieval_protocols_are_what_they_say():
     np.random.shuffle(order)
     parts = [order[32 * i : 32 * (i + 1)] for i in range(4)]
     assert found["batches"]["t2m/R01"] == pytest.approx(np.mean([top(similarity[np.ix_(p, p)], 1) for p in parts]))
-    own = protocol.retrieval_protocols(text, motion, sentence, torch.tensor([5, 9, 77]))
+    own = retrieval_protocol.retrieval_protocols(text, motion, sentence, torch.tensor([5, 9, 77]))
     assert own["dissimilar"]["t2m/R02"] == pytest.approx(top(similarity[np.ix_([5, 9, 77], [5, 9, 77])], 2))
 
 
@@ -298,13 +299,13 @@ def test_a_caption_of_the_same_meaning_counts_only_with_a_threshold():
     motion = torch.eye(40)[[1, 0, *range(2, 40)]]  # the first two are exchanged
     sentence = torch.eye(40)
     sentence[1] = sentence[0]
-    found = protocol.retrieval_protocols(text, motion, sentence)
+    found = retrieval_protocol.retrieval_protocols(text, motion, sentence)
     assert found["threshold"]["t2m/R01"] == 100 and found["all"]["t2m/R01"] == pytest.approx(100 * 38 / 40)
 
 
 def test_the_dissimilar_subset_is_far_apart():
     sentence = torch.nn.functional.normalize(torch.randn(400, 6, generator=torch.Generator().manual_seed(0)), dim=-1)
-    rows = protocol.dissimilar_subset(sentence, 20)
+    rows = retrieval_protocol.dissimilar_subset(sentence, 20)
     assert len(set(rows.tolist())) == 20
     closest = lambda chosen: (sentence[chosen] @ sentence[chosen].T - 2 * torch.eye(20)).max()
     assert closest(rows) < min(closest(torch.randperm(400, generator=torch.Generator().manual_seed(i))[:20]) for i in range(20))

@@ -130,7 +130,7 @@ def test_runs_stand_side_by_side():
     rows = comparison_rows({"runs/one": values(), f"runs/{NASTY}": latent}, {"runs/one": cost})
     assert [row["model"] for row in rows] == ["MotionDenoiser", "LatentDenoiser"]
     assert rows[0]["verified"] == "5.0% → 85.0%" and rows[0]["others verified"] == "93.0% → 91.0%"
-    assert rows[0]["iteration"] == "1.25 s" and rows[0]["update"] == "2.50 s" and rows[0]["memory"] == "90 MiB"
+    assert rows[0]["rollout"] == "1.25 s" and rows[0]["update"] == "2.50 s" and rows[0]["memory"] == "90 MiB"
     assert rows[1]["reward"] == "0.25 → 0.75" and rows[1]["memory"] == "– MiB"
     page = Page(comparison_html(rows))
     assert all(cell in page.text for row in rows for cell in row.values()) and "img" not in page.tags
@@ -140,11 +140,11 @@ def test_runs_stand_side_by_side():
 def test_only_what_was_held_out_is_called_so():
     free = values(experiment="free", prompts={"training": ["bows"], "evaluation": ["bows", "bows"]})
     text = Page(report_html(free, motions())).text + summary(free)
-    assert "for the very prompts that it practised" in text and "The prompts that were practised" in text
-    assert "other model" in text and not re.search("had not practised|eld-out prompts|saw the action|shown such", text)
+    assert "for the very prompts that it was trained on" in text and "The prompts that it was trained on" in text
+    assert "other model" in text and not re.search("was not trained on|eld-out prompts|saw the action|shown such", text)
     for said in ({}, {"held_out": True}, {"prompts": {"training": ["bows"], "evaluation": ["a bow"]}}):
         text = Page(report_html(values(**said), motions())).text + summary(values(**said))
-        assert "in words it had not practised" in text and "Held-out prompts" in text and "saw the action" in text
+        assert "in words that it was not trained on" in text and "Held-out prompts" in text and "saw the action" in text
     assert "the very prompts" in Page(report_html(values(held_out=False))).text
 
 
@@ -194,3 +194,26 @@ def test_what_is_no_report_is_named(text, tmp_path):
         read_report(path)
     path.write_text(json.dumps(values()))
     assert read_report(path) == values()
+
+
+def test_intervals_bodies_best_of_n_and_what_chose_are_in_the_page_and_the_lines():
+    honest = {"interval": {"r_precision@1": [0.3, 0.5], "verified": [0.722, 0.944]}, "bone_deviation": 0.15, "jitter": 60.0,
+              "floor_penetration": 0.004, "fid_floor": 0.31}
+    target = {"name": "x", "before": row(0.05), "after": row(0.85) | honest, "best_of_n": row(0.25) | {"samples": 61}}
+    chosen = {"chosen_iteration": 60, "last_iteration": 100, "score": 0.5, "last_score": 0.4}
+    text = Page(report_html(values(target=target, selection=chosen))).text
+    for words in ("72.2% to 94.4%", "best of N", "25.0%", "the best of 61", "0.310", "15.0% off their length",
+                  "Weights of iteration 60 were kept", "neither the check nor the evaluation chose"):
+        assert words in text, words
+    lines = summary(values(target=target | {"before": row(0.05) | honest}))
+    assert "(72% to 94%)" in lines and "best of N: verified  25.0%" in lines and "15.0% off" in lines
+
+
+@pytest.mark.parametrize(
+    "interval", [3, {"verified": [0.1]}, {"verified": [0.1, "x"]}, {"verified": [0.1, 7.0]}, {"verified": {}}]
+)
+def test_a_damaged_interval_is_named(interval, tmp_path):
+    damaged = values(target={"before": row(), "after": row() | {"interval": interval}})
+    (tmp_path / "report.json").write_text(json.dumps(damaged))
+    with pytest.raises(UserError, match="interval"):
+        read_report(tmp_path / "report.json")

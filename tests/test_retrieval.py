@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mocapfree_nb import evaluator, retrieval, rewards, text
+from mocapfree_nb.batches import draw_batch, stack_corpus
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.files import UserError
 from mocapfree_nb.text import TextEmbedding
@@ -258,7 +259,7 @@ def test_bad_input_is_named(model):
     with pytest.raises(ValueError, match="one shape"):
         retrieval.info_nce(torch.zeros(3, 4), torch.zeros(2, 4))
     with pytest.raises(UserError, match="no clips"):
-        retrieval.stack_corpus([])
+        stack_corpus([])
     with pytest.raises(UserError, match="no model"):
         retrieval.RetrievalModel.from_folder("nowhere")
 
@@ -272,7 +273,7 @@ def corpus():
 
 
 def test_stacking_gives_the_clips_back(corpus):
-    stacked = retrieval.stack_corpus(corpus.split("train"), Words())
+    stacked = stack_corpus(corpus.split("train"), Words())
     clips = list(corpus.split("train"))
     motion, lengths = stacked.motion(torch.tensor([3, 0, 7]), 196)
     for row, i in enumerate((3, 0, 7)):
@@ -296,17 +297,57 @@ def test_training_repeats_with_its_seed(corpus):
     assert not first.training and history[-1]["step"] == 6 and 0 <= history[-1]["val_recall"] <= 1
 
 
+@pytest.mark.parametrize("train", [retrieval.train_retrieval, evaluator.train_evaluator])
+def test_a_stopped_training_goes_on_to_the_same_bits(corpus, train, tmp_path, monkeypatch):
+    small = dict(steps=6, batch_size=8, save_every=3, progress=False)
+    sizes = {retrieval.train_retrieval: dict(width=32, motion_layers=1, text_layers=1)}
+    small |= sizes.get(train, dict(channels=16, hidden=16))
+    whole, history = train(corpus, Words(), **small)
+    module = retrieval if train is retrieval.train_retrieval else evaluator
+    draw, calls = module.draw_batch, []
+
+    def stop(*arguments):
+        calls.append(None)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(module, "draw_batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, Words(), folder=tmp_path, **small)
+    assert (tmp_path / "checkpoint.pt").exists()
+    with pytest.raises(UserError, match="other settings"):
+        train(corpus, Words(), folder=tmp_path, **small | {"batch_size": 7})
+    calls.clear()
+    resumed, again = train(corpus, Words(), folder=tmp_path, **small)
+    assert len(calls) == 3, "steps 4 to 6"
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert [row["step"] for row in again] == [row["step"] for row in history] == [3, 6]
+    assert again[-1]["loss"] == history[-1]["loss"] and not (tmp_path / "checkpoint.pt").exists()
+    saved = type(resumed).from_folder(tmp_path)
+    assert torch.equal(next(saved.parameters()), next(resumed.parameters()))
+
+
+def test_captions_come_back_from_the_stack_as_they_were_encoded(corpus):
+    stacked, words = stack_corpus(corpus.split("train"), Words()), Words()
+    rows = torch.tensor([5, 0, 11, 5])
+    found, expected = stacked.text(rows), words([stacked.prompts[i] for i in rows])
+    longest = int(expected.mask.sum(1).max())
+    assert torch.equal(found.mask, expected.mask[:, :longest]) and torch.equal(found.pooled, expected.pooled)
+    torch.testing.assert_close(found.tokens.float(), expected.tokens[:, :longest], atol=1e-3, rtol=1e-3)
+
+
 def test_the_loss_can_be_learned(corpus):
-    stacked = retrieval.stack_corpus(corpus.split("train"), Words())
+    stacked = stack_corpus(corpus.split("train"), Words())
     torch.manual_seed(0)
     model = retrieval.RetrievalModel(width=32, motion_layers=1, text_layers=1, dropout=0.0)
     model.set_statistics(corpus.mean, corpus.std)
     generator = torch.Generator().manual_seed(0)
-    batch = retrieval.draw_batch(stacked, 12, 48, generator)
+    batch = draw_batch(stacked, 12, generator, 48)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     values = []
     for _ in range(40):
-        terms = retrieval.retrieval_loss(model, *batch[:3], generator, batch[3])
+        terms = retrieval.retrieval_loss(model, batch.motion, batch.lengths, batch.text, generator, batch.actions)
         optimiser.zero_grad()
         terms["loss"].backward()
         optimiser.step()

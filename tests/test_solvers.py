@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import ddpo
+from mocapfree_nb import ddpo, lora
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
@@ -196,8 +196,8 @@ def test_log_probs_are_those_of_torchs_normal(architecture, solver, prediction):
 def test_the_trainer_of_every_advantage_estimator_runs_on_every_architecture(architecture, advantage_estimator):
     policy = build(architecture, "x0", "sde-dpmsolver++2m")
     config = ddpo.DDPOConfig(
-        iterations=2, prompts_per_iteration=2, motions_per_prompt=3, advantage_estimator=advantage_estimator, inner_epochs=2, kl_weight=0.1,
-        distillation_batch=4, lora_rank=2, select_every=1,
+        iterations=2, prompts_per_iteration=2, motions_per_prompt=3, advantage_estimator=advantage_estimator,
+        inner_epochs=2, kl_weight=0.1, distillation_batch=4, lora_rank=2, select_every=1,
     )
     trainer = ddpo.DDPOTrainer(
         policy, count_up, PROMPTS, torch.tensor(LENGTHS), config, ["someone sits", "a person bows"],
@@ -325,11 +325,11 @@ def test_a_saved_denoiser_comes_back_as_what_it_was(tmp_path):
 def test_lora_on_a_convolution_is_a_low_rank_change_of_its_kernel():
     layer = torch.nn.Conv1d(6, 4, 3)
     before = layer.weight.detach().clone()
-    trained = ddpo.add_lora(layer, rank=2, alpha=4.0)
+    trained = lora.add_lora(layer, rank=2, alpha=4.0)
     assert torch.equal(layer.weight, before), "nothing changes until something is learnt"
     with torch.no_grad():
         for parameter in trained:
             parameter.normal_()
-    ddpo.merge_lora(layer)
+    lora.merge_lora(layer)
     change = (layer.weight - before).flatten(1)
     assert layer.weight.shape == before.shape and torch.linalg.matrix_rank(change) == 2

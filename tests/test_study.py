@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mocapfree_nb import cli, player, study
 from mocapfree_nb.files import UserError, write_json
-from mocapfree_nb.output.export import save_motions
+from mocapfree_nb.output.takes import save_motions
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import KIT_ML
 from mocapfree_nb.study import QUESTIONS, analyse, exclusions, read_answers, simulate_answers

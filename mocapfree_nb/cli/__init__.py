@@ -1,7 +1,6 @@
-"""The command line, a module for each group of commands. `mocapfree --help` is the place to start.
+"""The command line, a module for each group of commands. `mocapfree --help` is the place to start."""
 
-Nothing heavy is imported before a command needs it.
-"""
+# Nothing heavy is imported before a command needs it.
 
 import sys
 import warnings

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from mocapfree_nb.cli.common import (
-    ConfigFile, Corpus, DenoisingSteps, Device, Eta, Guidance, Iterations, MaxFrames, Seed, Set, Solver, announce,
-    find_function, going_on, pick_device, read_checks, read_prompts, refuse_finished, run_folder, say,
+    Algorithm, ConfigFile, Corpus, DenoisingSteps, Device, Eta, Guidance, Iterations, MaxFrames, Seed, Set, Solver,
+    announce, find_function, going_on, pick_device, read_checks, read_prompts, refuse_finished, run_folder, say,
 )  # fmt: skip
 from mocapfree_nb.cli.settings import parse_pair, read_settings
 from mocapfree_nb.files import UserError
@@ -19,6 +19,7 @@ app = typer.Typer()
 @app.command()
 def demo(
     model: Annotated[str, typer.Option(help="Architecture: transformer, unet or latent.")] = "transformer",
+    algorithm: Algorithm = "exploration",
     seed: Seed = 0,
     iterations: Iterations = None,
     settings: Set = None,
@@ -33,9 +34,10 @@ def demo(
     from mocapfree_nb.models.shipped import shipped_recipe
     from mocapfree_nb.runs import next_run
 
-    recipe = shipped_recipe(model, seed)
-    recipe["config"] = replace(recipe["config"], **read_settings(settings, config, iterations))
-    usual = "demo" + ("" if model == "transformer" else f"-{model}") + (f"-seed{seed}" if seed else "")
+    recipe = shipped_recipe(model, seed, algorithm)
+    recipe["config"] = replace(recipe["config"], **read_settings(algorithm, settings, config, iterations))
+    parts = [model] * (model != "transformer") + [algorithm] * (algorithm != "exploration") + [f"seed{seed}"] * (seed != 0)
+    usual = "-".join(["demo", *parts])
     folder = Path("runs") / name if name else next_run("runs", usual)
     refuse_finished(folder)
     say(f"adapting to an unseen action from text alone; the run is kept in {folder}")
@@ -69,6 +71,7 @@ def adapt(
     reward: Annotated[
         str | None, typer.Option(help="A reward of your own, as MODULE:FUNCTION of (motion, lengths, prompts).")
     ] = None,
+    algorithm: Algorithm = "exploration",
     iterations: Iterations = None,
     settings: Set = None,
     config: ConfigFile = None,
@@ -91,13 +94,13 @@ def adapt(
     """
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
-    from mocapfree_nb.ddpo import DDPOConfig
+    from mocapfree_nb.learning import find_algorithm
 
     prompts = list(prompt or []) + (read_prompts(prompts_file) if prompts_file else [])
     if not (prompts or leave_out or leave_out_words or source):
         raise UserError("say what to learn: --prompt, --prompts-file, --leave-out, --leave-out-words or --source")
     folder = run_folder(name, resume)
-    ddpo_config = DDPOConfig(**{"seed": seed} | read_settings(settings, config, iterations))
+    chosen = {"seed": seed} | read_settings(algorithm, settings, config, iterations)
     followed = find_function("--reward", reward) if reward else None
     given = {"model": model, "retrieval": retrieval, "evaluator": evaluator}
     shipped = corpus == "procedural" and source is None
@@ -120,7 +123,7 @@ def adapt(
             leave_out_words=leave_out_words or (),
             full_model=full_model,
             checks=read_checks(check or []),
-            config=ddpo_config,
+            config=find_algorithm(algorithm)(**chosen),
             reward=followed,
             steps=denoising_steps,
             guidance_scale=guidance,
@@ -183,11 +186,11 @@ def recipe(
     announce(report, folder)
 
 
-def _grid(pairs: list[str]) -> dict[str, dict]:
+def _grid(pairs: list[str], algorithm: str = "ddpo") -> dict[str, dict]:
     """"key=a,b" and more of them to all combinations, by a name that says them."""
     from itertools import product
 
-    axes = [parse_pair(pair) for pair in pairs]
+    axes = [parse_pair(pair, algorithm) for pair in pairs]
     combined = [dict(zip([key for key, _ in axes], values, strict=True)) for values in product(*(some for _, some in axes))]
     return {" ".join(f"{key}={value}" for key, value in some.items()): some for some in combined}
 
@@ -200,6 +203,7 @@ def sweep(
     ] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Named variants of the recipe instead; repeat for more.")] = None,
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.", min=1)] = 3,
+    algorithm: Algorithm = "ddpo",
     iterations: Iterations = None,
     leave_out: Annotated[str | None, typer.Option(help="Target: a label of the built-in corpus (default: as demo).")] = None,
     model: Annotated[Path | None, typer.Option(help="Denoiser to adapt: one that lacks --leave-out.")] = None,
@@ -214,8 +218,10 @@ def sweep(
 
     if settings and variant:
         raise UserError("give --set or --variant, not both")
-    variants = _grid(settings) if settings else choose_variants(variant or ())
-    arguments = {"target": leave_out, "model": model, "device": pick_device(device)}
+    if algorithm != "ddpo" and not settings:
+        raise UserError("the named variants are those of --algorithm ddpo; give --set KEY=VALUE,VALUE for another algorithm")
+    variants = _grid(settings, algorithm) if settings else choose_variants(variant or ())
+    arguments = {"target": leave_out, "model": model, "device": pick_device(device), "algorithm": algorithm}
     rows = sweep(out, variants, range(seeds), iterations, **arguments)
     say(sweep_table(rows))
     sweep_figure(rows, out.with_suffix(".png"))

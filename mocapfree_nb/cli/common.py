@@ -60,9 +60,13 @@ Eta = Annotated[
 FramesPerSecond = Annotated[
     float | None, typer.Option(help="Frames a second (default: the skeleton's).", min=0.1, max=999, callback=check_finite)
 ]
-Iterations = Annotated[int | None, typer.Option(help="Iterations of training (default: the recipe's).", min=1)]
+Iterations = Annotated[
+    int | None, typer.Option(help="Iterations of training, or rounds of exploration (default: the settings').", min=1)
+]
+Algorithm = Annotated[str, typer.Option(help="How to learn: 'exploration' (recombine, choose, learn) or 'ddpo' (from samples).")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of the adaptation, as KEY=VALUE (see DDPOConfig); repeat for more.")
+    list[str] | None,
+    typer.Option("--set", help="A setting, as KEY=VALUE (of LearnConfig; with --algorithm ddpo of DDPOConfig); repeat for more."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="File of settings, .json or .toml.")]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.", callback=check_finite)]

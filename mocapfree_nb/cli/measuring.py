@@ -72,6 +72,7 @@ def evaluate(
 
     if protocol is not None:
         from mocapfree_nb.published import protocol as published
+        from mocapfree_nb.published.retrieval_protocol import run_retrieval
 
         needed = {"--data": data, "--evaluator": evaluator}
         if protocol is ProtocolName.retrieval:
@@ -79,7 +80,7 @@ def evaluate(
         if missing := [name for name, value in needed.items() if value is None]:
             raise UserError(f"--protocol {protocol} needs {' and '.join(missing)}")
         if protocol is ProtocolName.retrieval:
-            say(published.run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, pick_device(device)))
+            say(run_retrieval(data, retrieval, text_encoder, sentence_encoder, out, pick_device(device)))
         else:
             sampling = {"steps": denoising_steps, "guidance_scale": guidance, "eta": eta}
             sampling["solver"] = solver or (None if eta is None else "ddim")  # the only solver that takes an eta

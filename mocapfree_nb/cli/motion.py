@@ -71,7 +71,7 @@ def view(
     fps: FramesPerSecond = None,
 ) -> None:
     """Write a page that plays motion: what `mocapfree generate` wrote, or before and after of a run."""
-    from mocapfree_nb.output.export import load_takes, takes_html
+    from mocapfree_nb.output.takes import load_takes, takes_html
     from mocapfree_nb.files import write_atomically
 
     if out is not None and out.suffix.lower() != ".html":
@@ -103,7 +103,8 @@ def export(
     Without --body a body is made of capsules. A .glb is animated; an .obj or .ply holds one frame.
     """
     from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
-    from mocapfree_nb.output.export import ENDINGS, choose, export_motion, load_takes
+    from mocapfree_nb.output.takes import choose
+    from mocapfree_nb.output.takes import ENDINGS, export_motion, load_takes
 
     if out.suffix not in (*ENDINGS, *MESH_ENDINGS):
         raise UserError(f"{out}: choose a name that ends in {', '.join((*ENDINGS, *MESH_ENDINGS))}")

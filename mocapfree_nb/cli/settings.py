@@ -1,4 +1,4 @@
-"""Settings from the command line and from files: `--set KEY=VALUE` and `--config FILE` for any field of `DDPOConfig`."""
+"""Settings from the command line and from files: `--set KEY=VALUE` and `--config FILE` for any setting of the algorithm."""
 
 import tomllib
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from mocapfree_nb.files import UserError
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
-def _known() -> dict[str, type]:
-    """The fields of `DDPOConfig` and their types."""
-    from mocapfree_nb.ddpo import DDPOConfig
+def _known(algorithm: str) -> dict[str, type]:
+    """The settings of an algorithm and their types."""
+    from mocapfree_nb.learning import find_algorithm
 
-    return {field.name: type(field.default) for field in fields(DDPOConfig)}
+    return {field.name: type(field.default) for field in fields(find_algorithm(algorithm))}
 
 
 def _check_key(key: str, where: str, known: Mapping[str, type]) -> None:
@@ -32,9 +32,9 @@ def _read(text: str, kind: type) -> object:
     return kind(text)
 
 
-def parse_pair(pair: str) -> tuple[str, list]:
+def parse_pair(pair: str, algorithm: str) -> tuple[str, list]:
     """"key=value" or "key=value,value" to the key and its values. Raises `UserError` that names the nearest key."""
-    known, (key, equals, text) = _known(), pair.partition("=")
+    known, (key, equals, text) = _known(algorithm), pair.partition("=")
     if not equals or not text:
         raise UserError(f"--set wants KEY=VALUE, not {pair!r}")
     _check_key(key, f"--set {pair}", known)
@@ -44,7 +44,7 @@ def parse_pair(pair: str) -> tuple[str, list]:
         raise UserError(f"--set {pair}: {key} is {KINDS[known[key]]}, not {text!r}") from error
 
 
-def read_config(path: Path) -> dict:
+def read_config(path: Path, algorithm: str) -> dict:
     """The settings in a file of JSON or TOML, checked like those of `--set`."""
     from mocapfree_nb.reading import read_json, read_text
 
@@ -55,7 +55,7 @@ def read_config(path: Path) -> dict:
             raise UserError(f"{path} is not TOML: {error}") from error
     else:
         found = read_json(path)
-    known = _known()
+    known = _known(algorithm)
     for key, value in found.items():
         _check_key(str(key), str(path), known)
         wanted = (int, float) if known[key] is float else known[key]
@@ -64,12 +64,15 @@ def read_config(path: Path) -> dict:
     return {key: float(value) if known[key] is float else value for key, value in found.items()}
 
 
-def read_settings(pairs: list[str] | None, config: Path | None = None, iterations: int | None = None) -> dict:
+def read_settings(
+    algorithm: str, pairs: list[str] | None, config: Path | None = None, iterations: int | None = None
+) -> dict:
     """Settings of a run: those of a file, then those of `--set`, then `--iterations`; the later ones win."""
-    settings = read_config(config) if config else {}
+    settings = read_config(config, algorithm) if config else {}
     for pair in pairs or ():
-        key, values = parse_pair(pair)
+        key, values = parse_pair(pair, algorithm)
         if len(values) > 1:
             raise UserError(f"--set {pair}: one value here; several with commas between are for mocapfree sweep")
         settings[key] = values[0]
-    return settings | ({"iterations": iterations} if iterations else {})
+    counted = "rounds" if algorithm == "exploration" else "iterations"
+    return settings | ({counted: iterations} if iterations else {})

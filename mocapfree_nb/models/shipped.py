@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from mocapfree_nb.corpus import Corpus, load_corpus, more_training_clips
-from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.evaluation import Checks, check_motion
 from mocapfree_nb.evaluator import train_evaluator
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import WEIGHTS, UserError
+from mocapfree_nb.learning import find_algorithm
 from mocapfree_nb.models.registry import DENOISERS, find_class, load_denoiser
-from mocapfree_nb.pretrain import PretrainConfig, borrowed_generators, pretrain
+from mocapfree_nb.pretrain import PretrainConfig, pretrain
+from mocapfree_nb.runstate import borrowed_generators
 from mocapfree_nb.retrieval import train_retrieval
 from mocapfree_nb.runs import prepare_folder
 from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
@@ -34,25 +35,25 @@ SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models
 CONTINUED = {"steps": 4000, "learning_rate": 5e-4}  # training that goes on from saved weights
 MORE_CLIPS = 8000  # of the generator, beside the 4,000 of the corpus, for the transformer's training
 VAE_TRAINING = PretrainConfig(steps=6000, batch_size=32)
-_GENTLE = {"learning_rate": 5e-4, "select_every": 10}
-ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to the recipe, mirror-consistent?
+ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to DDPO's settings, mirror-consistent?
     "transformer": ("denoiser", {}, False),
-    "unet": ("unet", {"iterations": 60, "distillation_weight": 0.05, **_GENTLE}, True),  # lesson 24
-    "latent": ("latent", {"iterations": 80, "distillation_weight": 0.1, **_GENTLE}, True),  # lesson 23
+    "unet": ("unet", {"iterations": 60, "distillation_weight": 0.05, "learning_rate": 5e-4, "select_every": 10}, True),
+    "latent": ("latent", {"iterations": 80, "distillation_weight": 0.1, "learning_rate": 5e-4, "select_every": 10}, True),
 }
 
 
-def shipped_recipe(architecture: str, seed: int = 0) -> dict:
+def shipped_recipe(architecture: str, seed: int = 0, algorithm: str = "exploration") -> dict:
     """What `adapt` is called with to teach a shipped model the left-out action: models, settings and reward.
 
-    Raises `UserError` for an architecture that does not exist.
+    Raises `UserError` for an architecture or an algorithm that does not exist.
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
     name, changes, mirrored = ARCHITECTURES[architecture]
-    config = DDPOConfig(seed=seed, **changes)
+    ddpo = algorithm == "ddpo"
+    config = find_algorithm(algorithm)(seed=seed, **(changes if ddpo else {}))
     models = {"model": WEIGHTS / f"{name}-leave-one-out", "full_model": WEIGHTS / name}
-    return {**models, "config": config, "mirrored": mirrored}
+    return {**models, "config": config, "mirrored": mirrored and ddpo}
 
 
 def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:

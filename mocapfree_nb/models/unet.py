@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Denoiser, check_inputs, sinusoids
+from ..denoiser import Denoiser, check_inputs, register_denoiser
 from ..features import length_mask
 from ..files import UserError
-from .latent import PostNormBlock
+from .blocks import PostNormBlock, interleaved_sinusoids
 from ..text import TextEmbedding
 
 CANVAS = 16  # motions are padded to a multiple of this many frames: what four halvings need
@@ -129,7 +129,7 @@ class ConditionalUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, words: Tensor, mask: Tensor, shown: Tensor, canvas: Tensor) -> Tensor:
         """`canvas` (batch, 1, frames) is 1 on the frames that a motion may use inside, a multiple of `CANVAS`, else 0."""
-        waves = sinusoids(t, self.time_width).unflatten(-1, (2, -1)).transpose(1, 2).flatten(1)  # sine, cosine, sine ...
+        waves = interleaved_sinusoids(t, self.time_width)
         caption, skips = (self.time_mlp(waves.to(x.dtype)), words, mask, shown), []
         for first, second, halve in self.downs:
             x = second(first(x, *caption, canvas), *caption, canvas)
@@ -144,6 +144,7 @@ class ConditionalUNet(nn.Module):
         return self.final_conv(x)
 
 # %% ../../nbs/7_models/24_unet.ipynb #a7faf6b3
+@register_denoiser
 class MotionUNet(Denoiser):
     """A 1D UNet over the frames that looks up the caption's words at every scale, after StableMoFusion (2405.05691)."""
 

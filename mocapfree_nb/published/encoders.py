@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ..features import length_mask
 from ..files import MEBIBYTE, UserError, printable
 from ..reading import check_finite, load_array, read_bytes
-from ..models.latent import PostNormBlock
-from ..models.mdm import interleaved_sinusoids
+from ..models.blocks import PostNormBlock
+from ..models.blocks import interleaved_sinusoids
 from ..retrieval import TextMotionModel
 from ..text import TextEmbedding, mean_pool
 

@@ -13,12 +13,14 @@ import pytest
 
 from mocapfree_nb.bench import write_folder
 from mocapfree_nb.corpus import load_corpus
-from mocapfree_nb.data import folders
+from mocapfree_nb.data import folders, packs
+from mocapfree_nb.data.captions import parse_captions
 from mocapfree_nb.data.convert import convert_skeleton
-from mocapfree_nb.data.folders import DataFolder, pack_path, parse_captions, read_recordings
+from mocapfree_nb.data.folders import DataFolder, read_recordings
+from mocapfree_nb.data.packs import pack_path
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
-from mocapfree_nb.output.export import load_takes
+from mocapfree_nb.output.takes import load_takes
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
@@ -341,7 +343,7 @@ def test_without_room_for_a_pack_the_folder_is_read_into_memory(large, monkeypat
         raise OSError(28, "No space left on device")
 
     expected = list(folders._read_all(data := DataFolder(large), data.names, HUMANML3D, []))
-    monkeypatch.setattr(folders.zlib, "crc32", full)
+    monkeypatch.setattr(packs.zlib, "crc32", full)
     with pytest.warns(UserWarning, match="no packed copy could be kept.*No space left.*MOCAPFREE_CACHE"):
         found, _ = read_recordings(data)
     assert same(found, expected) and list((tmp_path / "cache").iterdir()) == []
@@ -352,7 +354,7 @@ def test_without_room_for_a_pack_the_folder_is_read_into_memory(large, monkeypat
 
 
 def test_an_interrupted_packing_leaves_nothing(large, monkeypatch, own_cache):
-    monkeypatch.setattr(folders.zlib, "crc32", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(packs.zlib, "crc32", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         read_recordings(DataFolder(large))
     assert list(own_cache.iterdir()) == []
@@ -402,7 +404,7 @@ def test_clips_of_a_pack_are_cut_like_those_of_files(large, monkeypatch):
     plain = load_corpus(large, **options)
     assert [(c.name, c.captions, c.split) for c in packed] == [(c.name, c.captions, c.split) for c in plain]
     assert all(np.array_equal(a.features, b.features) for a, b in zip(packed, plain, strict=True))
-    assert {len(clip) for clip in packed} >= {50, 24} and isinstance(packed[0].motion, folders.StoredMotion)
+    assert {len(clip) for clip in packed} >= {50, 24} and isinstance(packed[0].motion, packs.StoredMotion)
 
 
 # --- KIT-ML on the shared skeleton ---------------------------------------------------------------------

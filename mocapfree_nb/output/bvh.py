@@ -1,0 +1,65 @@
+"""A motion as BVH: a tree of bones that keep their length, and Euler angles in centimetres, T-pose at rest."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ..files import write_atomically
+from ..skeleton import HUMANML3D, Skeleton
+from .ik import centimetres_per_unit, children_of, fit_pose
+
+def _bvh_nodes(rig: Skeleton, centimetres: float) -> tuple[list, list[int]]:
+    "The joint tree as pybvh nodes, branch by branch as the file has it, and which joint each line of channels moves."
+    from pybvh.bvhnode import BvhEndSite, BvhJoint, BvhRoot
+
+    children, nodes, order = children_of(rig), [], []
+
+    def add(joint: int, parent) -> None:
+        name, offset = rig.joint_names[joint], rig.offsets[joint] * centimetres
+        bone = rig.offsets[(children[joint] or [joint])[0]]
+        order_of_axes = "ZXY" if abs(bone[0]) > 0.7 * np.linalg.norm(bone) else "ZYX"
+        if parent is None:
+            node = BvhRoot(name, [0.0] * 3, ["X", "Y", "Z"], ["Z", "X", "Y"])
+        else:
+            node = BvhJoint(name, offset, list(order_of_axes), [], parent)
+            parent.children = [*parent.children, node]
+        nodes.append(node)
+        order.append(joint)
+        for child in children[joint]:
+            add(child, node)
+        if not children[joint]:                                         # half a bone more: toes, hands, crown
+            node.children = [BvhEndSite("End Site", offset / 2, node)]
+            nodes.extend(node.children)
+
+    add(0, None)
+    return nodes, order
+
+
+def save_bvh(path: str | Path, joints, skeleton: Skeleton = HUMANML3D, fps: float | None = None) -> str:
+    """Write a motion (T, J, 3) as BVH in centimetres, T-pose at rest; returns a line that says what was written.
+
+    Bone lengths are constant in the file; see `fit_pose`. Raises `ValueError` as `fit_pose` does, `UserError` where
+    `path` cannot be written.
+    """
+    import pybvh
+
+    pose, off = fit_pose(joints, skeleton)
+    nodes, order = _bvh_nodes(pose.rig, centimetres_per_unit(skeleton))
+    channels = [node.rot_channels for node in nodes if not node.is_end_site()]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Gimbal lock")        # any of the many answers is right there
+        angles = [
+            Rotation.from_matrix(pose.rotations[:, joint].numpy()).as_euler("".join(axes))
+            for joint, axes in zip(order, channels, strict=True)
+        ]
+    motion = pybvh.Bvh(
+        nodes, pose.root.numpy() * centimetres_per_unit(skeleton), np.unwrap(np.stack(angles, axis=1), axis=0),
+        frame_time=1 / (fps or skeleton.fps), world_up="+y",
+    )
+    with write_atomically(path) as temporary:
+        motion.write(temporary)
+    return f"{len(pose.root)} frames, {len(order)} joints; bones keep their length, no joint is off by more than " + (
+        f"{100 * off:.1f} cm" if off >= 5e-4 else "0.5 mm"
+    )
