@@ -21,7 +21,7 @@ from .denoiser import Denoiser
 from .features import length_mask
 from .schedule import Spacing
 from .solvers import per_motion, plan_sampling
-from .text import TextEmbedding, TextEncoder, default_text_encoder
+from .text import TextEmbedding, TextEncoder, text_encoder_of
 
 # %% ../nbs/3_diffusion/11_rollouts.ipynb #04b2801c
 def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor | float, lengths: Tensor | None = None) -> Tensor:
@@ -224,7 +224,7 @@ class DiffusionPolicy:
     def __init__(
         self,
         denoiser: Denoiser,  # put into eval mode
-        text_encoder: TextEncoder | None = None,  # default: `default_text_encoder()`
+        text_encoder: TextEncoder | None = None,  # default: the one that the denoiser names, else MiniLM
         steps: int = 10,  # denoising steps of a trajectory, the last one deterministic
         eta: float | None = None,  # of "ddim", the share of fresh noise: 1 (the default) is DDPM, 0 deterministic
         guidance_scale: float = 2.5,  # 1 is none
@@ -233,7 +233,7 @@ class DiffusionPolicy:
         solver: str = "ddim",  # a name of `solvers.SOLVERS` (lesson 08)
     ):
         self.plan = plan = plan_sampling(denoiser.noise_schedule, steps, solver, eta, min_std, spacing)
-        self.denoiser, self.text_encoder = denoiser.eval(), text_encoder or default_text_encoder()
+        self.denoiser, self.text_encoder = denoiser.eval(), text_encoder or text_encoder_of(denoiser)
         self.guidance_scale, self.steps, self.solver = guidance_scale, steps, solver
         self.timesteps, self.alphas, self.alphas_next = plan.timesteps, plan.alphas, plan.alphas_next
         self.eta, self.min_std, self.stds, self.x0_coefficients = plan.eta, min_std, plan.stds, plan.x0_coefficients

@@ -43,7 +43,7 @@ from mocapfree_nb.runstate import (  # noqa: F401
     optimizer_misfit,
 )
 from .schedule import NoiseSchedule
-from .text import TextEmbedding, TextEncoder
+from .text import TextEmbedding, TextEncoder, remember_text_encoder
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #a35171b1
 def masked_mean_square(difference: Tensor, lengths: Tensor) -> Tensor:
@@ -370,6 +370,7 @@ def pretrain(
     stacked = stack_corpus(corpus, text_encoder, next(denoiser.parameters()).device)
     denoiser.set_statistics(corpus.mean, corpus.std)
     denoiser.set_trained_frames([int(stacked.lengths.min()), int(stacked.lengths.max())])
+    remember_text_encoder(denoiser, text_encoder)
     model, _ = train_network(
         denoiser,
         lambda generator: batch_loss(denoiser, stacked, config, generator),

@@ -337,7 +337,7 @@ CHECKS: dict[str, Callable[..., Tensor]] = {name: _check(_RULES[name]) for name 
 
 # %% ../nbs/1_motion/03_checks.ipynb #a8943b51
 def verify(joints: Tensor | np.ndarray, action: str | Callable, lengths: Tensor | None = None) -> Tensor:
-    """Does each motion do what `action` says? Judged from geometry alone: bool (B,).
+    """Does each motion do what `action` says? By geometry alone: bool (B,).
 
     joints: (B, T, 22, 3) or (T, 22, 3), metres, y up, 20 frames a second; frames past `lengths` are ignored.
     action: a label of `CHECKS`; labels joined by '+', which must all hold; or a check of your

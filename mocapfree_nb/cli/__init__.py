@@ -10,7 +10,7 @@ import typer
 
 import mocapfree_nb
 from mocapfree_nb.cli import adapting, measuring, motion, study, training
-from mocapfree_nb.cli.common import Stopped, note, say, say_line
+from mocapfree_nb.cli.common import Stopped, import_module, note, say, say_line
 from mocapfree_nb.files import UserError
 
 app = typer.Typer(
@@ -40,8 +40,12 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
     ] = False,
+    modules: Annotated[
+        list[str] | None, typer.Option("--import", metavar="MODULE", help="Import a module that registers parts of your own.")
+    ] = None,
 ) -> None:
-    pass
+    for module in modules or []:
+        import_module("--import", module)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -125,16 +126,24 @@ def run_folder(name: str, resume: bool) -> Path:
     return folder
 
 
+def import_module(option: str, name: str) -> ModuleType:
+    """The module `name`, also from the folder one is in; `option` is what named it."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise UserError(f"{option} {name}: {error}") from error
+
+
 def find_function(option: str, name: str) -> Callable:
     """The function named MODULE:FUNCTION, the module also from the folder one is in; `option` is what named it."""
     module, _, function = name.partition(":")
     if not module or not function:
         raise UserError(f"{option} wants MODULE:FUNCTION, not {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, SyntaxError) as error:
+        found = getattr(import_module(option, module), function)
+    except AttributeError as error:
         raise UserError(f"{option} {name}: {error}") from error
     if not callable(found):
         raise UserError(f"{option} {name}: {function} is not a function but a {type(found).__name__}")

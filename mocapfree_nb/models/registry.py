@@ -15,11 +15,15 @@ from mocapfree_nb.reading import read_json
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.rewards import RetrievalReward
 from mocapfree_nb.skeleton import skeleton_of
-from mocapfree_nb.text import default_text_encoder
+from mocapfree_nb.text import text_encoder_of
 
-__all__ = ["DENOISERS", "RETRIEVALS", "EVALUATORS", "find_class", "load_denoiser", "load_policy", "load_scorers", "check_fit"]
+__all__ = [
+    "DENOISERS", "RETRIEVALS", "EVALUATORS", "find_class", "register_denoiser", "load_denoiser", "load_policy", "load_scorers",
+    "check_fit",
+]  # fmt: skip
 
-DENOISERS = {  # the name in config.json -> where the class is; the first is what a folder that names none holds
+# the name in config.json -> where the class is, or the class; the first is what a folder that names none holds
+DENOISERS: dict[str, str | type] = {
     "MotionDenoiser": "mocapfree_nb.denoiser",
     "MotionUNet": "mocapfree_nb.models.unet",
     "LatentDenoiser": "mocapfree_nb.models.latent",
@@ -29,9 +33,23 @@ RETRIEVALS = {"RetrievalModel": "mocapfree_nb.retrieval", "TMR": "mocapfree_nb.p
 EVALUATORS = {"EvaluatorModel": "mocapfree_nb.evaluator", "GuoEvaluator": "mocapfree_nb.published.encoders"}
 
 
-def find_class(name: str, known: dict[str, str]) -> type[nn.Module]:
-    """The class of this name, imported from where `known` says."""
-    return getattr(importlib.import_module(known[name]), name)
+def find_class(name: str, known: dict[str, str | type]) -> type[nn.Module]:
+    """The class of this name, imported from where `known` says, or one that was registered."""
+    place = known[name]
+    return getattr(importlib.import_module(place), name) if isinstance(place, str) else place
+
+
+def register_denoiser(network: type[Denoiser]) -> type[Denoiser]:
+    """Make a class of your own known, `@register_denoiser` above it: its saved folders name it in `config.json`.
+
+    A module that does so is imported before a folder is read: `mocapfree --import MODULE ...` on the command line.
+    Raises `UserError` for a name that is taken.
+    """
+    name, known = network.__name__, DENOISERS.get(network.__name__)
+    if known is not None and (known if isinstance(known, str) else known.__module__) != network.__module__:
+        raise UserError(f"there is a denoiser {name!r} already: choose another name")
+    DENOISERS[name] = network
+    return network
 
 
 def _load(path: str | Path, known: dict[str, str], device: str = "cpu") -> nn.Module:
@@ -50,8 +68,8 @@ def _load(path: str | Path, known: dict[str, str], device: str = "cpu") -> nn.Mo
 
 def _text_encoder(model: nn.Module, source: str | Path | None) -> object:
     """The text encoder that a network reads: the kit's own, or that of a published one."""
-    if type(model).__name__ in ("MotionDenoiser", "RetrievalModel"):
-        return default_text_encoder()
+    if type(model).__module__.partition(".")[0] != "mocapfree_nb" or type(model).__name__ in ("MotionDenoiser", "RetrievalModel"):
+        return text_encoder_of(model, source)
     from mocapfree_nb.published.checkpoints import text_encoder_for
 
     return text_encoder_for(model, source)

@@ -1,0 +1,94 @@
+"""The field's terms: the private words that they took the place of are gone from names, docstrings and headings."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "mocapfree_nb"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_modidx.py")
+NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+# word: what to say
+GONE = {
+    r"beliefs?": "predicted x0",
+    r"recalls?_(?:x0|state)|looks? back": "multistep sampler, previous prediction",
+    r"fork(?:s|ed|ing)?": "branching rollout",
+    r"tries|siblings?": "candidates, group",
+    r"credit(?:s|ed)?": "per-step advantage",
+    r"anchors?|anchored": "retained prompts",
+    r"replay(?:s|ed)?": "self-distillation",
+    r"practi[cs]e[sd]?": "iteration, training prompts",
+    r"exams?|examin(?:e|es|ed|er)": "evaluation prompts, evaluate",
+    r"judges?|judged": "checkpoint selection, evaluator, geometric check, reward model (or person)",
+    r"spoil(?:s|ed|ing)?|spoilt": "corrupt",
+    r"mix_arms|blends?": "body-part augmentation, interpolation",
+    r"from both sides": "mirror-consistent reward",
+}
+# where a word means something else: (file, a piece of the line)
+ALLOWED = {
+    "blend": ("synthetic/", "Blend one arm", "skin"),  # interpolation of poses and of vertices
+    "fork": ("multiprocessing", "threads and forks", "_at_fork"),
+    "spoil": (),
+    "replay": (),
+    "judge": ("study",),  # people
+}
+ROUND = re.compile(r"\brounds? of (?:training|practice|learning)\b|\btraining rounds?\b", re.I)
+PATTERN = re.compile(r"(?<![A-Za-z])(?:" + "|".join(GONE) + r")(?![A-Za-z])", re.I)
+
+
+def allowed(word: str, place: str, line: str) -> bool:
+    pieces = [piece for stem, pieces in ALLOWED.items() if word.lower().startswith(stem) for piece in pieces]
+    return any(piece in place or piece in line for piece in pieces)
+
+
+def found_in(place: str, lines: list[tuple[int, str]]) -> list[str]:
+    hits = []
+    for number, line in lines:
+        for match in [*PATTERN.finditer(line), *ROUND.finditer(line)]:
+            if not allowed(match.group(), place, line):
+                hits.append(f"{place}:{number}: {match.group()!r} in {line.strip()[:80]!r}")
+    return hits
+
+
+def names_and_docstrings(path: Path) -> list[tuple[int, str]]:
+    "Names that a module defines, arguments among them, and its docstrings."
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.append((node.lineno, node.name.replace("_", " ")))
+        if isinstance(node, ast.arg):
+            found.append((node.lineno, node.arg.replace("_", " ")))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.append((node.lineno, node.id.replace("_", " ")))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
+            start = node.body[0].lineno
+            found += [(start + i, line) for i, line in enumerate(text.splitlines())]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_names_and_docstrings_use_the_terms_of_the_field(path):
+    wrong = found_in(path.relative_to(PACKAGE).as_posix(), names_and_docstrings(path))
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_headings_use_the_terms_of_the_field(path):
+    lines = []
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            lines += [(number, line) for line in text.splitlines() if re.match(r"#|> ", line)]
+    wrong = found_in(path.relative_to(ROOT / "nbs").as_posix(), lines)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_finder_finds():
+    assert found_in("x", [(1, "the belief of the network")]) and found_in("x", [(1, "anchor captions")])
+    assert found_in("x", [(1, "a hundred rounds of practice")])
+    assert not found_in("x", [(1, "people walk; a round table; acknowledge credibly")])
+    assert not found_in("study.py", [(1, "people as judges")])
