@@ -94,7 +94,7 @@ class LearnConfig:
     rounds: int = 3
     steps: int = 400  # of the optimiser, each round
     batch_size: int = 24  # motions chosen, a step
-    retained_batch: int = 24  # states of the base policy, a step
+    retained_batch: int = 48  # states of the base policy, a step
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
