@@ -25,7 +25,6 @@ from .files import UserError, write_atomically
 from .pretrain import check_settings
 from .reading import save_state
 from .policy import DiffusionPolicy
-from .pretrain import check_settings
 from .reading import load_state
 from .text import TextEmbedding
 
@@ -100,7 +99,7 @@ class LearnConfig:
     rounds: int = 3
     steps: int = 400  # of the optimiser, each round
     batch_size: int = 24  # motions chosen, a step
-    retained_batch: int = 24  # states of the base policy, a step
+    retained_batch: int = 48  # states of the base policy, a step
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0

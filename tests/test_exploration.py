@@ -194,6 +194,17 @@ def test_an_arm_from_elsewhere_leaves_the_body_alone_and_keeps_its_own_bends():
     torch.testing.assert_close(elbow(made, 17, 19, 21), elbow(joints[2], 16, 18, 20), atol=1e-4, rtol=0)  # a mirrored left
 
 
+def test_parts_do_not_depend_on_where_their_own_body_stood_and_faced():
+    joints = some_motion(HUMANML3D, batch=1)
+    quarter = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # a quarter turn about the vertical
+    elsewhere = joints @ quarter.T + torch.tensor([3.0, 0.0, -2.0])
+    bank = take_apart(torch.cat([joints, elsewhere]), torch.tensor([20, 20]))
+    alone = whole([0], torch.tensor([20]))
+    for row in ([0, 0, 1, 1], [0, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]):
+        made = put_together(bank, replace(alone, first=torch.tensor([row])))
+        torch.testing.assert_close(made, put_together(bank, alone), atol=1e-4, rtol=0)
+
+
 def test_another_pace_ends_where_the_motion_ends_and_feet_keep_their_steps():
     clips = generate_clips(1, seed=2, actions=["walk-forward"])
     joints, length = torch.from_numpy(clips.joints), torch.from_numpy(clips.lengths)
