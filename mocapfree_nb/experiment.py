@@ -134,8 +134,8 @@ def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
     if model is None:
         if leave_out_words or source is not None or target not in (None, *LEFT_OUT_ACTIONS):
             raise UserError(
-                f"the shipped model lacks {', '.join(LEFT_OUT_ACTIONS)}: train one without the target (mocapfree pretrain) and give it "
-                "as the model"
+                f"the shipped model lacks {', '.join(LEFT_OUT_ACTIONS)}: train one without the target (mocapfree pretrain) and "
+                "give it as the model"
             )
         model = WEIGHTS / ("denoiser-leave-one-out" if target else "denoiser")
     if target not in LEFT_OUT_ACTIONS and full_model == WEIGHTS / "denoiser":

@@ -348,7 +348,12 @@ def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monk
     monkeypatch.setattr(experiment, "load_corpus", lambda *_, **__: corpus)
     size = {"width": 16, "layers": 1, "vae_layers": 1, "heads": 2, "feedforward": 16}
     monkeypatch.setitem(shipped.SHIPPED, "latent", ("LatentDenoiser", size, {"batch_size": 64}))
-    monkeypatch.setattr(latent, "vae_batch_loss", lambda *args, refuse: asked.append(refuse) or learnt(*args, refuse=refuse))
+
+    def watched(*args, refuse, **rest):
+        asked.append(refuse)
+        return learnt(*args, refuse=refuse, **rest)
+
+    monkeypatch.setattr(latent, "vae_batch_loss", watched)
     for check in ([], ["--check", "raise-both-arms=walk-forward"]):
         options = ["--leave-out", "raise-both-arms", "--iterations", "1", "--device", "cpu"]
         options += ["--out", tmp_path / f"model{len(check)}"]

@@ -109,8 +109,8 @@ def adapt(
     shipped = corpus == "procedural" and source is None
     if shipped and model is None and (leave_out_words or leave_out not in (None, *LEFT_OUT_ACTIONS)):
         raise UserError(
-            f"the shipped model lacks {', '.join(LEFT_OUT_ACTIONS)}, not {leave_out or ', '.join(leave_out_words)}: train one that "
-            "does (mocapfree pretrain --leave-out LABEL --out FOLDER) and give it as --model"
+            f"the shipped model lacks {', '.join(LEFT_OUT_ACTIONS)}, not {leave_out or ', '.join(leave_out_words)}: train one "
+            "that does (mocapfree pretrain --leave-out LABEL --out FOLDER) and give it as --model"
         )
     if not shipped and None in given.values():
         missing = ", ".join(f"--{key}" for key, value in given.items() if value is None)
