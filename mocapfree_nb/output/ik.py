@@ -42,12 +42,12 @@ def children_of(skeleton: Skeleton) -> list[list[int]]:
         children[parent].append(child)
     return children
 
-
+# %% ../../nbs/9_output/33_ik_and_bvh.ipynb #f3b4974b
 def _turn(shape: Tensor, onto: Tensor) -> Tensor:
     "The rotations (..., 3, 3) that bring the vectors `shape` (..., C, 3) nearest to `onto` (..., C, 3)."
     return roma.special_procrustes(onto.transpose(-1, -2) @ shape)
 
-
+# %% ../../nbs/9_output/33_ik_and_bvh.ipynb #98c30ae0
 def _common_shape(vectors: Tensor, guess: Tensor, rounds: int = 12) -> tuple[Tensor, Tensor]:
     "One shape (C, 3) for `vectors` (T, C, 3), turned towards `guess`, and how far off (C,) it is at worst."
     lengths, shape = vectors.norm(dim=-1).median(0).values[:, None], guess
@@ -119,7 +119,7 @@ def _frame(along: Tensor, across: Tensor) -> Tensor:
     "Rotation matrices (..., 3, 3) with first column `along` and second column `across`, which stand upright on it."
     return torch.stack([along, across, torch.linalg.cross(along, across)], dim=-1)
 
-
+# %% ../../nbs/9_output/33_ik_and_bvh.ipynb #13828d90
 def _twist(aimed: Tensor, rest: Tensor, axis: Tensor, lower: Tensor) -> Tensor:
     "`aimed` (T, 3, 3) turned about its bone `rest` (3,) until the hinge `axis` (3,) fits the next bone, `lower` (T, 3)."
     rest = torch.nn.functional.normalize(rest, dim=-1)
@@ -144,7 +144,7 @@ class Pose:
         """Joint positions (T, J, 3) by forward kinematics."""
         return forward_kinematics(self.rotations, self.root, self.rig)[0]
 
-
+# %% ../../nbs/9_output/33_ik_and_bvh.ipynb #bc2906a0
 def inverse_kinematics(joints: Tensor, rig: Skeleton = HUMANML3D) -> Pose:
     """Rotations that bring the bones of `rig` as near as they get to `joints` (T, J, 3); bone lengths are kept.
 
@@ -181,7 +181,7 @@ def centimetres_per_unit(skeleton: Skeleton) -> float:
     "How many centimetres one unit of the skeleton is."
     return 0.1 if skeleton.unit == "mm" else 100.0
 
-
+# %% ../../nbs/9_output/33_ik_and_bvh.ipynb #834b5527
 class Deviation(NamedTuple):
     """How far a body is from its motion at worst: metres, and the joint and frame (from 0) where that is."""
 
@@ -189,7 +189,7 @@ class Deviation(NamedTuple):
     joint: str
     frame: int
 
-
+# %% ../../nbs/9_output/33_ik_and_bvh.ipynb #7cd33a83
 def fit_pose(joints, skeleton: Skeleton = HUMANML3D) -> tuple[Pose, Deviation]:
     """A body and its rotations for a motion (T, J, 3), and where a joint ends farthest from where it was.
 
