@@ -175,7 +175,7 @@ def _draw(seed: int, text: str) -> float:
     """A number in [0, 1) that depends on nothing but its arguments."""
     return int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
 
-
+# %% ../nbs/2_data/04_corpus.ipynb #356edb8b
 def _reserve(captions: Sequence[Sequence[str]], members: list[int], seed: int, pool: dict[str, str]) -> None:
     """Reserve captions of one group of clips: adds caption -> "test" or "val" to `pool`."""
     said: dict[str, set[int]] = {}
@@ -222,14 +222,14 @@ def _part(motion: np.ndarray | Stored, first: int, last: int) -> np.ndarray | St
     """Frames `first` to `last`."""
     return motion[first:last] if isinstance(motion, np.ndarray) else motion.part(first, last)
 
-
+# %% ../nbs/2_data/04_corpus.ipynb #cacf70eb
 def _crop(motion: np.ndarray | Stored, max_frames: int, position: float = 0.5) -> np.ndarray | Stored:
     """At most `max_frames` rows: the middle, or from the beginning (position 0) to the end (1)."""
     spare = max(len(motion) - max_frames, 0)
     first = min(int((spare + 1) * position), spare)
     return _part(motion, first, first + max_frames) if spare else motion
 
-
+# %% ../nbs/2_data/04_corpus.ipynb #d9e27c20
 def _procedural(num_clips: int, seed: int, max_frames: int) -> Corpus:
     from mocapfree_nb.procedural import generate_clips  # the next lesson
 
@@ -289,7 +289,7 @@ def _check(source: Source, clips: Sequence[Clip], skeleton: Skeleton, shipped: t
     sample = [clip.features for clip in clips[:: 1 + len(clips) // 64]]
     check_opened(sample, skeleton, str(source.folder), shipped[1] if shipped else None)
 
-
+# %% ../nbs/2_data/04_corpus.ipynb #b9da33a0
 def _tell_skipped(source: Source, skipped: Sequence[tuple[str, str]], used: int) -> None:
     """One warning for all that was left out."""
     named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])

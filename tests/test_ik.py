@@ -80,8 +80,12 @@ def test_of_motion_whose_bones_tremble_the_file_keeps_the_lengths_and_says_how_f
     assert bones.std(0).max() < 1e-9
     names = [pose.rig.joint_names.index(name) for name in HUMANML3D.joint_names]
     distance = np.linalg.norm(there.numpy()[:, names] - joints, axis=-1)
-    assert distance.max() <= off + 1e-9 and distance.mean() < 0.016          # the noise itself moves a joint by .016
-    assert f"{100 * off:.1f} cm" in save_bvh(tmp_path / "a.bvh", joints)
+    assert distance.max() == pytest.approx(off.metres)
+    assert distance.mean() < 0.016  # the noise itself moves a joint by .016
+    frame, joint = np.unravel_index(distance.argmax(), distance.shape)
+    assert (off.joint, off.frame) == (HUMANML3D.joint_names[joint], frame)
+    said = f"{100 * off.metres:.1f} cm ({HUMANML3D.joint_names[joint]}, frame {frame})"
+    assert said in save_bvh(tmp_path / "a.bvh", joints)
 
 
 def test_the_body_at_rest_is_a_t_pose_and_left_is_left(tmp_path):
@@ -116,9 +120,9 @@ def test_elbows_and_knees_bend_about_their_hinges():
 
 
 def test_a_frame_by_itself_is_enough_and_ten_thousand_are_no_trouble(tmp_path):
-    assert fit_pose(MOTIONS[0][:1])[1] < 1e-6
+    assert fit_pose(MOTIONS[0][:1])[1].metres < 1e-6
     long = np.tile(MOTIONS[0], (10_000 // len(MOTIONS[0]) + 1, 1, 1))[:10_000]
-    assert fit_pose(long)[1] < 1e-6
+    assert fit_pose(long)[1].metres < 1e-6
     with pytest.raises(UserError, match=r"10000 frames .* choose \.mp4"):
         save_gif(tmp_path / "a.gif", long)
     assert not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ def _rise(joints: np.ndarray, at: Mapping[str, int]) -> np.ndarray:
     top = joints[:, at["head"]] if "head" in at else (joints[:, at["left_shoulder"]] + joints[:, at["right_shoulder"]]) / 2
     return np.median(top - (joints[:, at["left_ankle"]] + joints[:, at["right_ankle"]]) / 2, axis=0)
 
-
+# %% ../../nbs/8_published/27_capture.ipynb #76d7e7c8
 def _stands(rest: np.ndarray, at: Mapping[str, int]) -> bool:
     """Whether joints (J, 3) are a pose that says which way is up: head and feet on either side of the pelvis."""
     rise = _rise(rest[None], at)
@@ -48,7 +48,7 @@ def _along(line: np.ndarray, shares: np.ndarray) -> list[np.ndarray]:
         points.append(line[:, k] * (1 - weight) + line[:, k + 1] * weight)
     return points
 
-
+# %% ../../nbs/8_published/27_capture.ipynb #99ab3f19
 def _trunk(joints: np.ndarray, at: Mapping[str, int], parents: list[int]) -> dict[str, np.ndarray]:
     """spine1, spine2, spine3, neck and head (T, 3) of a rig that may lack any of them."""
     shoulders = (joints[:, at["left_shoulder"]] + joints[:, at["right_shoulder"]]) / 2
@@ -89,7 +89,7 @@ def _pelvis_axes(joints: np.ndarray, at: Mapping[str, int], parents: list[int]) 
     up = unit(spine)
     return np.stack([across, up, np.cross(across, up)], axis=1)
 
-
+# %% ../../nbs/8_published/27_capture.ipynb #870145fc
 def _upright(axes: np.ndarray, standing: np.ndarray) -> np.ndarray:
     """`axes` (T, 3, 3) turned about the first, so that those of `standing` (S, 3, 3; y is up) would be level."""
     tilt = np.median(np.arctan2(standing[:, 2, 1], standing[:, 1, 1]))
@@ -160,7 +160,7 @@ def _rest_in_the_world(rig: Bvh, at: Mapping[str, int]) -> np.ndarray:
     over = rig.parents[at["pelvis"]]
     return rig.rest() @ rig.pose(rig.motion[:1])[1][over][0].T if over >= 0 else rig.rest()
 
-
+# %% ../../nbs/8_published/27_capture.ipynb #f4b6fe39
 class RigsOfFolder:
     """Which way is up for rigs whose rest pose does not say: files of one rig in a folder decide together."""
 
@@ -185,7 +185,7 @@ class RigsOfFolder:
             self._known[key] = np.sum(found or [_rise(rig.positions(), at)], axis=0)
         return self._known[key]
 
-
+# %% ../../nbs/8_published/27_capture.ipynb #74b608da
 def read_bvh(path: str | Path, folder: RigsOfFolder | None = None) -> np.ndarray:
     """Joints (T, 22, 3) of a BVH file: metres, y up, 20 frames a second, whatever the rig. Raises `UserError`.
 

@@ -29,7 +29,7 @@ def normalisation_ratio(std: np.ndarray, reference: np.ndarray, skeleton: Skelet
     small = [ratio[name] for name in ("yaw_velocity", "root_velocity", "root_height", "contacts")]
     return float(np.median(small) / np.median([ratio[name] for name in ("positions", "rotations", "velocities")]))
 
-
+# %% ../../nbs/8_published/25_checks.ipynb #c9162f8e
 def normalisation_kind(std: np.ndarray, reference: np.ndarray, skeleton: Skeleton = HUMANML3D) -> str:
     """"data" or "evaluator": which of the two normalisations `std` (F,) is, given deviations of real motion."""
     return "evaluator" if normalisation_ratio(std, reference, skeleton) > 5 else "data"
@@ -52,14 +52,14 @@ def rise_of(joints: np.ndarray, skeleton: Skeleton = HUMANML3D) -> np.ndarray:
     ankles = (joints[:, at("left_ankle")] + joints[:, at("right_ankle")]) / 2
     return np.median(joints[:, at("head")] - ankles, axis=0)
 
-
+# %% ../../nbs/8_published/25_checks.ipynb #1cca3bbe
 def turn_up(rise: np.ndarray) -> np.ndarray:
     """The rotation (3, 3) by right angles that brings the axis nearest to `rise` (3,) to +y: joints @ turn.T."""
     axis = int(np.abs(rise).argmax())
     turn = np.array({0: [[0, -1, 0], [1, 0, 0], [0, 0, 1]], 1: np.eye(3), 2: [[1, 0, 0], [0, 0, 1], [0, -1, 0]]}[axis], float)
     return turn if rise[axis] >= 0 else np.diag([1.0, -1.0, -1.0]) @ turn
 
-
+# %% ../../nbs/8_published/25_checks.ipynb #a93648a8
 def common_turn(clips: Sequence[np.ndarray], skeleton: Skeleton = HUMANML3D) -> np.ndarray:
     """The rotation (3, 3) that stands up the people of a folder, from joints (T, J, 3) of eight clips or more.
 
@@ -84,7 +84,7 @@ def unit_of(joints: np.ndarray, skeleton: Skeleton = HUMANML3D) -> str:
     units = UNITS if skeleton.unit == "m" else {"own": 1.0}
     return next((unit for unit, size in units.items() if 0.45 < ratio / size < 1.8), "")
 
-
+# %% ../../nbs/8_published/25_checks.ipynb #7ed25492
 def is_normalised(features: np.ndarray, skeleton: Skeleton = HUMANML3D) -> bool:
     """Whether features (frames, F) look normalised: smooth, but rotations that are none, contacts that are no yes or no."""
     groups = FEATURE_GROUPS(skeleton)
@@ -116,7 +116,7 @@ def _sorted_blocks(lengths: np.ndarray, longest_first: bool) -> tuple[np.ndarray
     ordered = np.sort(keys)
     return np.searchsorted(ordered, keys, "left"), np.searchsorted(ordered, keys, "right")
 
-
+# %% ../../nbs/8_published/25_checks.ipynb #4882488e
 def check_embedding_order(
     text: Tensor | np.ndarray,  # (N, D)
     motion: Tensor | np.ndarray,  # (N, D), rows said to be in the order of `text`
@@ -173,7 +173,7 @@ def _mistaken_body(clips: Sequence[np.ndarray], skeleton: Skeleton) -> str:
         )
     return ""
 
-
+# %% ../../nbs/8_published/25_checks.ipynb #9e752cd4
 def check_opened(
     clips: Sequence[np.ndarray], skeleton: Skeleton, where: str, std: np.ndarray | None = None
 ) -> None:

@@ -50,7 +50,7 @@ _NECK_TO_SHOULDER = 0.21  # metres, of the same pose
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
-
+# %% ../../nbs/8_published/26_convert.ipynb #31e0f428
 def add_collars(bones: dict[str, np.ndarray], neck_to_shoulder: Mapping[str, np.ndarray]) -> None:
     """Directions of collar bones and shoulders on the skeleton of HumanML3D, from where the shoulders are seen.
 
@@ -77,7 +77,7 @@ def assemble(bones: Mapping[str, np.ndarray], root: np.ndarray, skeleton: Skelet
         joints[:, child] = joints[:, parent] + lengths[child] * bones[skeleton.joint_names[child]]
     return joints.astype(np.float32)
 
-
+# %% ../../nbs/8_published/26_convert.ipynb #b0e02e54
 def _leg(joints: np.ndarray, skeleton: Skeleton) -> float:
     """Length of thigh and shin together, median over time."""
     return float(

@@ -168,7 +168,7 @@ class DataFolder(Source):
 def _more(names: Sequence[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
-
+# %% ../../nbs/8_published/28_folders.ipynb #0e1bd17b
 def read_splits(data: DataFolder) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """The split of each clip by train.txt, val.txt and test.txt or by the table, and what is wrong with them.
 
@@ -205,7 +205,7 @@ def read_labels(data: DataFolder) -> dict[str, tuple[str, ...]]:
             labels.setdefault(row["name"], actions)
     return labels
 
-
+# %% ../../nbs/8_published/28_folders.ipynb #878d0f5b
 def read_statistics(data: DataFolder) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean.npy and Std.npy (F,), or None where they are missing; a warning where they are no good."""
     paths = [data.folder / "Mean.npy", data.folder / "Std.npy"]
@@ -259,12 +259,12 @@ def _form(data: DataFolder) -> tuple[np.ndarray, list[str]]:
         notes.append(f"new_joint_vecs/ holds normalised features ({raw} clips looked at); taken back with Mean.npy and Std.npy")
     return turn, notes
 
-
+# %% ../../nbs/8_published/28_folders.ipynb #cb0978f3
 def _notes(data: DataFolder) -> list[tuple[str, str]]:
     """What is to be said of the folder, as faults of a clip without a name: so a pack keeps it."""
     return [("", note) for note in data.form[1]]
 
-
+# %% ../../nbs/8_published/28_folders.ipynb #a0071d7a
 def _read_joints(data: DataFolder, name: str) -> np.ndarray:
     """One clip: features or joints of the folder's own skeleton."""
     if data.kind == "BVH":

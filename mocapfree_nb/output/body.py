@@ -171,7 +171,7 @@ def _dress_smpl(wanted: Tensor, model) -> Character:
         model.faces_tensor.numpy(), model.lbs_weights, float(off), model, {"betas": betas, "size": size},
     )
 
-
+# %% ../../nbs/9_output/35_body.ipynb #e99f91f3
 def _smpl_surface(model, pose: Pose, betas: Tensor, size: float) -> Tensor:
     "The network's own surface (T, V, 3): pose-dependent shape, then skinning, then size and place."
     root = rest_joints(model, betas)[0]

@@ -60,6 +60,5 @@ def save_bvh(path: str | Path, joints, skeleton: Skeleton = HUMANML3D, fps: floa
     )
     with write_atomically(path) as temporary:
         motion.write(temporary)
-    return f"{len(pose.root)} frames, {len(order)} joints; bones keep their length, no joint is off by more than " + (
-        f"{100 * off:.1f} cm" if off >= 5e-4 else "0.5 mm"
-    )
+    kept = f"{len(pose.root)} frames, {len(order)} joints; bones keep their length, no joint is off by more than "
+    return kept + (f"{100 * off.metres:.1f} cm ({off.joint}, frame {off.frame})" if off.metres >= 5e-4 else "0.5 mm")

@@ -49,12 +49,12 @@ class _Panel:
         "Points (..., 2: x and z) on the floor, in metres, as pixels (..., 2) seen in `frame`."
         return _to_pixels(project(np.insert(flat - self.root[frame], 1, 0.0, axis=-1), *self.view), self.scale)
 
-
+# %% ../../nbs/9_output/34_video.ipynb #e236f047
 def _to_pixels(seen: np.ndarray, scale: float) -> np.ndarray:
     side = _PANEL * _FINE
     return seen[..., :2] * [scale, -scale] + [side / 2, 0.86 * side]
 
-
+# %% ../../nbs/9_output/34_video.ipynb #90cd3c0b
 def _panels(motions, skeleton: Skeleton, azimuth: float, elevation: float) -> list[_Panel]:
     "Every motion in one scale, each followed by the camera."
     clips = check_motions(motions, skeleton)
@@ -112,7 +112,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
     return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
-
+# %% ../../nbs/9_output/34_video.ipynb #b106abaf
 def draw_frames(
     motions,  # (T, J, 3), or a dict name -> clip: side by side
     skeleton: Skeleton = HUMANML3D,
@@ -154,7 +154,7 @@ def _gif_times(frames: int, fps: float) -> list[int]:
     ends = np.round(np.arange(frames + 1) * 100 / fps)
     return (10 * np.diff(ends)).astype(int).tolist()
 
-
+# %% ../../nbs/9_output/34_video.ipynb #ea9f4fdb
 def save_gif(path: str | Path, motions, skeleton: Skeleton = HUMANML3D, fps: float | None = None, title: str = "") -> str:
     """Write a motion, or a dict of motions side by side, as an animated GIF; returns a line that says what was written.
 

@@ -44,7 +44,7 @@ class Blank:
     def __setstate__(self, state):
         pass
 
-
+# %% ../../nbs/8_published/31_checkpoints.ipynb #a1e24fc0
 def _unpickle(path: Path) -> object:
     """What a file of `torch.save` holds, tensors on the CPU, foreign objects as `Blank`."""
     with files.open_file(path) as file:
@@ -65,7 +65,7 @@ def _tensors(tree: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[s
         elif not str(key).startswith(("opt_", "optim")):
             yield from _tensors(value, f"{name}.", depth + 1)
 
-
+# %% ../../nbs/8_published/31_checkpoints.ipynb #194642f4
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Every tensor of a file of weights by name: safetensors, or what `torch.save` wrote. Runs nothing of the file.
 
@@ -126,7 +126,7 @@ def _load_vector(path: Path) -> np.ndarray:
     except Exception as error:  # as in read_tensors
         raise UserError(f"{printable(path)} is no tensor that can be read safely ({type(error).__name__})") from error
 
-
+# %% ../../nbs/8_published/31_checkpoints.ipynb #e0345079
 def find_statistics(place: str | Path, num_features: int, places: tuple[str, ...] = (".", "meta")) -> tuple | None:
     """Mean and deviation (num_features,) float32 in a folder or near it, and the file of the first; None if not there.
 
@@ -163,7 +163,7 @@ def _settings_beside(path: Path) -> dict:
             return {name: _plain(value) for name, value in pairs.items()}
     return {}
 
-
+# %% ../../nbs/8_published/31_checkpoints.ipynb #45e50aa5
 def _plain(text: str) -> object:
     """A number, True, False, or the text itself."""
     try:
@@ -187,11 +187,11 @@ def _find_file(folder: Path) -> Path:
         raise UserError(f"{folder} should hold one file of weights, but holds {len(found)} ({few}); name the file")
     return found[0]
 
-
+# %% ../../nbs/8_published/31_checkpoints.ipynb #7d2b74b3
 def _read_parts(folder: Path) -> dict[str, Tensor]:
     return {f"{part}.{name}": v for part in _TMR_PARTS for name, v in read_tensors(folder / f"{part}.pt").items()}
 
-
+# %% ../../nbs/8_published/31_checkpoints.ipynb #3d7042ca
 def _read_own(folder: Path) -> nn.Module:
     config, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
     named = config.pop("architecture", None)  # folders of before this was noted have none
@@ -278,7 +278,7 @@ def from_checkpoint(path: str | Path, statistics: str | Path | None = None, **se
         )
     return found.model
 
-
+# %% ../../nbs/8_published/31_checkpoints.ipynb #cc934c68
 def convert(path: str | Path, out: str | Path, statistics: str | Path | None = None, **settings) -> str:
     """Read a checkpoint and save it as `config.json` + `model.safetensors` in `out`; returns what was read, as text."""
     found = read_checkpoint(path, statistics, **settings)

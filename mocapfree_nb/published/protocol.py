@@ -48,7 +48,7 @@ def measure(text: Tensor, motion: Tensor, reference: Tensor, generator: np.rando
         "diversity": [diversity(motion, 300, generator)],
     }
 
-
+# %% ../../nbs/8_published/32_protocol.ipynb #2eacc656
 def summarise(replications: Sequence[Mapping[str, list]]) -> dict[str, dict[str, list]]:
     """Mean and half of the 95% interval of each metric over replications: {metric: {"mean": [...], "interval": [...]}}."""
     result = {}
@@ -97,7 +97,7 @@ def find_words(
         raise UserError(f"no word vectors (our_vab_data.npy) in {places[0]}{'' if glove else ' or near it'}; give --glove FOLDER")
     return GuoWords.from_folder(folder, tokens)
 
-
+# %% ../../nbs/8_published/32_protocol.ipynb #83054f7b
 def load_evaluator(
     evaluator: str | Path, samples: Sequence[Sample], data: str | Path, glove: str | Path | None = None, device: str = "cpu"
 ) -> TextMotionEvaluator:
@@ -130,7 +130,7 @@ def published_sampler(denoiser: Denoiser) -> dict:
         return {"steps": 10, "guidance_scale": 2.5, "solver": "sde-dpmsolver++2m"}
     return {"steps": min(10, denoiser.noise_schedule.num_timesteps), "guidance_scale": 2.5}
 
-
+# %% ../../nbs/8_published/32_protocol.ipynb #12d2f94b
 class Generator:
     """A denoiser as the protocol uses it: captions and lengths to raw motion, a chunk at a time."""
 
@@ -259,7 +259,7 @@ def _cells(row: Mapping) -> list[str]:
             numbers += ["-" if value is None else f"{value:.3f}" for value in entry]
     return numbers
 
-
+# %% ../../nbs/8_published/32_protocol.ipynb #1613ea18
 def table(result: Mapping) -> str:
     """The rows of an evaluation above the published ones, as plain text."""
     lines = [("", *_HEAD)]
