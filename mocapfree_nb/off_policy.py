@@ -25,7 +25,6 @@ from .files import UserError, write_atomically
 from .pretrain import check_settings
 from .reading import save_state
 from .policy import DiffusionPolicy
-from .pretrain import check_settings
 from .reading import load_state
 from .text import TextEmbedding
 
