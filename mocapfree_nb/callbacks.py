@@ -58,7 +58,8 @@ def notify(callbacks: list, event: str, value: object) -> None:
             callbacks.remove(callback)
             name = getattr(callback, "name", type(callback).__qualname__)
             said = " ".join(str(error).split()) or "no reason given"
-            logger.warning("callback %s failed in %s (%s: %s); training goes on without it", name, event, type(error).__name__, said)
+            said = f"{type(error).__name__}: {said}"
+            logger.warning("callback %s failed in %s (%s); training goes on without it", name, event, said)
 
 
 def flat_record(record: dict) -> dict[str, float]:
@@ -71,7 +72,8 @@ def flat_record(record: dict) -> dict[str, float]:
             flat |= {f"{name}/step {step}": number for step, number in enumerate(value, 1)}
         else:
             flat[name] = value
-    return {key: float(x) for key, x in flat.items() if isinstance(x, int | float) and math.isfinite(x) and key != "iteration"}
+    numbers = {key: x for key, x in flat.items() if isinstance(x, int | float) and key != "iteration"}
+    return {key: float(x) for key, x in numbers.items() if math.isfinite(x)}
 
 
 class TrackerCallback(Callback):

@@ -242,7 +242,7 @@ def audit_ratio(ratio: Tensor, tolerance: float = 1e-5) -> None:
             "disagree. Is the denoiser in eval mode, and are guidance scale and precision the same in both?"
         )
 
-# %% ../nbs/5_rl/16_ddpo.ipynb #7f1b8347
+# %% ../nbs/5_rl/16_ddpo.ipynb #b1390f47
 def update(
     policy: DiffusionPolicy,
     experience: Experience,
@@ -258,13 +258,12 @@ def update(
     Raises `UserError` if the ratio differs from 1 before the first update, or if a gradient is not finite.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    noisy = policy.steps - 1  # the last step has no noise and chooses nothing
     stats = {"gradient_norm": {}, "clip_share": {}, "ratio": {}, "distillation": []}
     strength = config.distillation_batch, config.distillation_weight, config.micro_batch
     audit = True  # only before the first update
     for _ in range(config.inner_epochs):
-        order = torch.randperm(noisy, generator=generator)
-        order = order[: max(1, round(config.timestep_share * noisy))].tolist()
+        order = torch.randperm(policy.steps - 1, generator=generator)  # the last step has no noise and chooses nothing
+        order = order[: max(1, round(config.timestep_share * len(order)))].tolist()
         for first in range(0, len(order), config.timesteps_per_update):
             chunk = order[first : first + config.timesteps_per_update]
             gradients = policy_gradient(policy, experience, chunk, parameters, weights, config, stats, audit, frozen)

@@ -169,11 +169,11 @@ DENOISERS: dict[str, type | str] = {  # name of the class: the class, or the mod
 def register_denoiser(kind: type) -> type:
     """Let saved denoisers of this class be found by its name: `@register_denoiser` above the class.
 
-    Raises `UserError` if another class has the name.
+    Raises `UserError` if another class has the name; in a notebook the last definition counts.
     """
     name, known = kind.__name__, DENOISERS.get(kind.__name__)
     place = known if isinstance(known, str) or known is None else known.__module__
-    if known is not None and place != kind.__module__:
+    if known is not None and place != kind.__module__ and "__main__" not in (place, kind.__module__):
         raise UserError(f"there is a denoiser {name!r} already, in {place}; give this class another name")
     DENOISERS[name] = kind
     return kind
@@ -238,7 +238,7 @@ class MotionDenoiser(Denoiser):
         """Prediction at `x_t` (batch, frames, features), of the same shape; zero on padded frames.
 
         `t` (batch,) timesteps, `lengths` (batch,) valid frames, `conditional` (batch,) bool, False where the
-        caption is hidden (None: nowhere). Raises `ValueError` if the shapes do not fit.
+        caption is dropped (None: nowhere). Raises `ValueError` if the shapes do not fit.
         """
         check_inputs(x_t, t, text, lengths, self.num_features)
         frames, group, dtype = x_t.shape[1], self.frames_per_token, self.frames_in.weight.dtype

@@ -18,6 +18,7 @@ from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.rewards import RetrievalReward
 from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
+from mocapfree_nb.synthetic.actions import ACTIONS
 from mocapfree_nb.tasks import EvaluationPrompts, Task
 from mocapfree_nb.text import default_text_encoder
 from mocapfree_nb.validity import body_validity
@@ -222,8 +223,8 @@ class PolicyEvaluation:
         reference = self._against(part)["reference"]
         if reference is None or len(reference) < 4:
             return None
-        if built_in:
-            labels = ["+".join(clip.actions) for clip in clips]
+        labels = ["+".join(clip.actions) for clip in clips]
+        if built_in and all(part in ACTIONS for label in labels for part in label.split("+")):
             fresh = self.scorers.embed(fresh_clips(labels, self.repeats * len(prompts)))
             return float(metrics.frechet_distance(reference, fresh))
         order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(self.seed)).to(reference.device)

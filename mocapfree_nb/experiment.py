@@ -18,6 +18,7 @@ from pathlib import Path
 from torch import Tensor, cat, no_grad
 
 from .best_of_n import best_of_n, count_calls, samples_for
+from .callbacks import as_callbacks, notify
 from .corpus import Corpus, load_corpus
 from .ddpo import DDPOConfig
 from .rewards import checked_scores
@@ -31,7 +32,7 @@ from .policy import DiffusionPolicy
 from .rewards import RetrievalReward, mirror_consistent
 from .runs import content_settings, keep_settings, prepare_folder
 from .selection import HeldOutSelector, fit_scorer
-from .tasks import LEFT_OUT, Task, draw_evaluation_prompts, make_task
+from .tasks import LEFT_OUT, LEFT_OUT_ACTIONS, Task, draw_evaluation_prompts, make_task, without_others
 from .vocabulary import warn_of_lengths, warn_of_words
 
 BUILT_IN = "the built-in generator"  # what a corpus of it calls its source
@@ -131,13 +132,13 @@ def motion_player(report: Report, part: str = "target", index: int = 0):
 def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
     """The model to adapt and the one to compare with, where the caller of `adapt` names none."""
     if model is None:
-        if leave_out_words or source is not None or target not in (None, LEFT_OUT):
+        if leave_out_words or source is not None or target not in (None, *LEFT_OUT_ACTIONS):
             raise UserError(
-                f"the shipped model lacks {LEFT_OUT} only: train one without the target (mocapfree pretrain) and give it "
+                f"the shipped model lacks {', '.join(LEFT_OUT_ACTIONS)}: train one without the target (mocapfree pretrain) and give it "
                 "as the model"
             )
         model = WEIGHTS / ("denoiser-leave-one-out" if target else "denoiser")
-    if target != LEFT_OUT and full_model == WEIGHTS / "denoiser":
+    if target not in LEFT_OUT_ACTIONS and full_model == WEIGHTS / "denoiser":
         full_model = None  # nobody knows whether it saw this target
     return model, full_model
 
@@ -210,15 +211,14 @@ def _save_last(policy: DiffusionPolicy, base: DiffusionPolicy, folder: Path) -> 
     last.save_pretrained(folder)
 
 
-def _keep_last(policy, base, config, folder: str | Path | None, seen: list, on_iteration) -> Callable[[dict], None]:
+def _keep_last(policy, base, config, folder: str | Path | None, seen: list, callbacks: list) -> Callable[[dict], None]:
     """Note each record; before the chosen weights come back, keep the last ones in `folder`/model-last."""
 
     def after(record: dict) -> None:
         if folder and record["iteration"] >= getattr(config, "iterations", 0):  # exploration may stop at any round
             _save_last(policy, base, Path(folder) / "model-last")
         seen.append(record)
-        if on_iteration:
-            on_iteration(record)
+        notify(callbacks, "on_iteration", record)
 
     return after
 
@@ -240,10 +240,13 @@ def _chosen(log: list[dict], before: float = -math.inf) -> dict:
 
 
 def _sample_instead(base: DiffusionPolicy, evaluation: PolicyEvaluation, reward: Callable, calls: int) -> dict[str, dict]:
-    """The target's row of the base model, the reward choosing from as many samples as `calls` network calls make."""
+    """The target's row of the base model, the reward choosing from as many samples as `calls` network calls make.
+
+    So many samples as the calls buy for every motion of the other rows; two motions a prompt are enough to measure.
+    """
     prompts = evaluation.task.target
     samples = samples_for(calls, base, evaluation.repeats * len(prompts))
-    found = evaluation.score(best_of_n(base, prompts, reward, samples, evaluation.repeats, evaluation.seed))
+    found = evaluation.score(best_of_n(base, prompts, reward, samples, min(2, evaluation.repeats), evaluation.seed))
     found["target"] |= {"samples": samples}
     return found
 
@@ -264,7 +267,7 @@ def adapt(
     folder: str | Path | None = None,
     contrastive: bool = False, mirrored: bool = False,
     evaluation_prompts: int = 32, device: str = "cpu",
-    on_iteration: Callable[[dict], None] | None = None, progress: bool = True,
+    on_iteration: object = None, progress: bool = True,
     reward: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
 ) -> Report:
     """Adapt `model` from text alone, evaluate it before and after, and report.
@@ -278,7 +281,8 @@ def adapt(
     `reward` scores raw motion (batch, frames, features), lengths (batch,), prompts: (batch,). By default it is the retrieval
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
     mirror image's (lesson 13). `steps`, `solver` and `eta` choose how the policy samples (lesson 08). `folder` keeps the
-    run; one that is already there with the same settings goes on where it stopped.
+    run; one that is already there with the same settings goes on where it stopped. `on_iteration` is told how training goes:
+    a function of an iteration's record, a `callbacks.Callback`, or several.
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or LearnConfig()
@@ -286,7 +290,8 @@ def adapt(
         prepare_folder(folder)
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model)
-    corpus = corpus or load_corpus()
+    if corpus is None:
+        corpus = without_others(load_corpus(), target) if target and Path(model).parent == WEIGHTS else load_corpus()
     task = make_task(corpus, target, source, prompts, leave_out_words, evaluation_prompts)
     scorers = load_scorers(retrieval, evaluator, checks, device)
     reward = _choose_reward(reward, scorers, task, contrastive, mirrored)
@@ -307,9 +312,10 @@ def adapt(
         rows["full_data"] = evaluation(load_policy(full_model, **sampling))
     base = policy.with_denoiser(copy.deepcopy(policy.denoiser))
     selector = _select_by(policy, task, corpus, source)
-    seen: list[dict] = []
+    seen, callbacks = [], as_callbacks(on_iteration)
+    notify(callbacks, "on_start", settings)
     with count_calls(policy.denoiser) as calls:
-        after = _keep_last(policy, base, config, folder, seen, on_iteration)
+        after = _keep_last(policy, base, config, folder, seen, callbacks)
         log = learn_task(policy, checked, task, config, selector, folder, after, progress)
     rows["after"] = evaluation(policy)
     cost = round(calls.made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took
@@ -325,6 +331,8 @@ def adapt(
     if folder:
         policy.denoiser.save_pretrained(Path(folder) / "model")
         report.save(folder)
+    notify(callbacks, "on_end", log)
+    notify(callbacks, "on_report", report.values)
     return report
 
 # %% ../nbs/6_judging/21_experiment.ipynb #7d1febcb

@@ -65,16 +65,25 @@ def diffusion_loss(
     t: Tensor,
     noise: Tensor,
     conditional: Tensor | None = None,
+    joint_weight: float = 0.0,
 ) -> Tensor:
     """Denoising loss of one batch (DDPM algorithm 1; the target is what the denoiser predicts: x_0, noise or v).
 
     `x0` is clean states, as `denoiser.encode` makes them (batch, frames, features), `t` (batch,) timesteps, `noise`
-    like `x0`, `conditional` (batch,) False where the caption is hidden. Returns a scalar.
+    like `x0`, `conditional` (batch,) False where the caption is dropped. Returns a scalar. `joint_weight` times the error
+    of the features that joints are recovered from (root and positions, the first 3 J + 1 of 12 J - 1), and the same of
+    its change from frame to frame, is added.
     """
     x_t = schedule.add_noise(x0, noise, t)
     prediction = denoiser(x_t, t, text, lengths, conditional)
     counted = denoiser.state_lengths(lengths) if denoiser.canvas is None else lengths  # padding is seen, not learnt
-    return masked_mean_square(prediction - denoiser.target(x0, noise, t), counted)
+    error = prediction - denoiser.target(x0, noise, t)
+    loss = masked_mean_square(error, counted)
+    if joint_weight:
+        joints = error[..., : (error.shape[2] + 1) // 4 + 1]
+        jitter = joints.diff(dim=1)
+        loss = loss + joint_weight * (masked_mean_square(joints, counted) + masked_mean_square(jitter, counted - 1))
+    return loss
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #604e0a28
 class ExponentialMovingAverage:
@@ -136,6 +145,7 @@ class PretrainConfig:
     gradient_clip: float = 1.0
     ema_decay: float = 0.999  # 0: no average
     text_dropout: float = 0.1
+    joint_weight: float = 0.0  # of positions and their jitter in the loss, see `diffusion_loss`
     seed: int = 0
     bfloat16: bool = False  # autocast where the processor has bfloat16 units (about 1.6 times faster there)
 
@@ -144,7 +154,7 @@ class PretrainConfig:
             self,
             whole={"steps": 0, "batch_size": 1, "warmup_steps": 0, "seed": 0},
             positive=("learning_rate", "gradient_clip"),
-            not_negative=("weight_decay",),
+            not_negative=("weight_decay", "joint_weight"),
             shares=("ema_decay", "text_dropout"),
             flags=("bfloat16",),
         )
@@ -159,14 +169,15 @@ def learning_rate_scale(step: int, config: PretrainConfig) -> float:
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #f3873b38
 def random_diffusion_loss(
-    denoiser: Denoiser, x0: Tensor, lengths: Tensor, text: TextEmbedding, text_dropout: float, generator: torch.Generator
+    denoiser: Denoiser, x0: Tensor, lengths: Tensor, text: TextEmbedding, text_dropout: float, generator: torch.Generator,
+    joint_weight: float = 0.0,
 ) -> Tensor:
     """`diffusion_loss` at random timesteps with random noise, the caption dropped with probability `text_dropout`."""
     device, count = generator.device, len(x0)
     t = torch.randint(denoiser.noise_schedule.num_timesteps, (count,), generator=generator, device=device)
     noise = torch.randn(x0.shape, generator=generator, device=device)
     conditional = torch.rand(count, generator=generator, device=device) >= text_dropout
-    return diffusion_loss(denoiser, denoiser.noise_schedule, x0, lengths, text, t, noise, conditional)
+    return diffusion_loss(denoiser, denoiser.noise_schedule, x0, lengths, text, t, noise, conditional, joint_weight)
 
 
 def denoising_loss(
@@ -175,7 +186,7 @@ def denoising_loss(
     """`random_diffusion_loss` of one random batch of whole clips."""
     batch = draw_batch(stacked, config.batch_size, generator, int(stacked.lengths.max()))
     x0 = denoiser.encode(batch.motion, batch.lengths)
-    return random_diffusion_loss(denoiser, x0, batch.lengths, batch.text, config.text_dropout, generator)
+    return random_diffusion_loss(denoiser, x0, batch.lengths, batch.text, config.text_dropout, generator, config.joint_weight)
 
 # %% ../nbs/3_diffusion/10_pretraining.ipynb #b918956d
 def _has_bfloat16(device: torch.device) -> bool:

@@ -43,7 +43,7 @@ Spacing = Literal["trailing", "leading", "linspace", "dpm"]
 
 
 def spaced_timesteps(num_timesteps: int, steps: int, spacing: Spacing = "trailing") -> list[int]:
-    """`steps` of the `num_timesteps` timesteps, from the noisiest down: the stops of a shorter walk.
+    """`steps` of the `num_timesteps` timesteps, from the noisiest down: those of a shorter trajectory.
 
     trailing begins at the last timestep, so in pure noise; leading ends at timestep 0 and begins somewhere below
     the last; linspace includes both; dpm is a linspace of one step more, without its 0. As many steps as timesteps
@@ -119,7 +119,7 @@ class NoiseSchedule:
         return len(self.betas)
 
     def timesteps(self, steps: int, spacing: Spacing = "trailing") -> list[int]:
-        """The stops of a walk of `steps` steps, from the noisiest down; see `spaced_timesteps`."""
+        """The timesteps of a trajectory of `steps` steps, from the noisiest down; see `spaced_timesteps`."""
         return spaced_timesteps(self.num_timesteps, steps, spacing)
 
     def _roots(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:

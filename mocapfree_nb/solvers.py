@@ -106,11 +106,14 @@ def register_sampler(name: str, eta: float | None = None, multistep: bool = Fals
     The function takes (plan, step, x_t, x0, history): a `SamplingPlan`, the step of each motion (batch,), states and
     predicted clean states (batch, rows, width), and a tuple that holds the previous prediction, like `x0`, if
     `multistep` (it is empty at step 0, and its rows there mean nothing), else nothing. It returns the mean of the next
-    state, like `x_t`, and its standard deviation, one number or (batch,). Raises `UserError` for a name that is taken.
+    state, like `x_t`, and its standard deviation, one number or (batch,). Raises `UserError` for a name that is taken (but a
+    cell of a notebook may be run again).
     """
 
     def register(distribution: Distribution) -> Distribution:
-        if name in SOLVERS:
+        known, place = SOLVERS.get(name), (distribution.__module__, distribution.__qualname__)
+        again = known and place == (known.distribution.__module__, known.distribution.__qualname__)
+        if known and not (again and distribution.__module__ == "__main__"):
             raise UserError(f"there is a sampler {name!r} already; choose another name, or SOLVERS.pop({name!r}) first")
         SOLVERS[name] = Sampler(distribution, eta, multistep)
         return distribution
@@ -118,10 +121,10 @@ def register_sampler(name: str, eta: float | None = None, multistep: bool = Fals
     return register
 
 # %% ../nbs/3_diffusion/08_samplers.ipynb #eb67c8a4
-@register_sampler("ddpm", eta=1.0)
-@register_sampler("ddim")
-@register_sampler("sde-dpmsolver++", eta=1.0)
 @register_sampler("dpmsolver++", eta=0.0)
+@register_sampler("sde-dpmsolver++", eta=1.0)
+@register_sampler("ddim")
+@register_sampler("ddpm", eta=1.0)
 def single_step(plan: "SamplingPlan", step: Tensor, x_t: Tensor, x0: Tensor, history: tuple = ()) -> tuple[Tensor, Tensor]:
     """`ddim_distribution` of a step of the plan: what every first-order sampler draws from."""
     alpha_t = plan.alphas[step]
@@ -137,8 +140,8 @@ def multistep_weights(plan: "SamplingPlan") -> Tensor:
     return on_x0 * multistep_factors(plan.alphas, plan.alphas_next)
 
 
-@register_sampler("sde-dpmsolver++2m", eta=1.0, multistep=True)
 @register_sampler("dpmsolver++2m", eta=0.0, multistep=True)
+@register_sampler("sde-dpmsolver++2m", eta=1.0, multistep=True)
 def two_step(plan: "SamplingPlan", step: Tensor, x_t: Tensor, x0: Tensor, history: tuple = ()) -> tuple[Tensor, Tensor]:
     """`single_step` with the last change of the predicted x_0 as a forecast (2211.01095, algorithm 2)."""
     mean, std = single_step(plan, step, x_t, x0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mocapfree_nb.corpus import Clip, Corpus
 from mocapfree_nb.files import UserError
 
-__all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "Task", "make_task"]
+__all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "Task", "make_task", "without_others"]
 
 LEFT_OUT = "raise-both-arms"
 LEFT_OUT_ACTIONS = (  # what the shipped base models lack, all six at once; the easiest first
@@ -90,7 +90,8 @@ def make_task(
     *Free*: neither; only `prompts`, and all of `corpus` must be retained.
 
     `prompts` replaces the training prompts, which are otherwise the captions of the target's training split. Selection
-    prompts are captions of its validation split; without one, the training prompts themselves.
+    prompts are captions of its validation split; without one, an eighth of the training prompts is held out for them; of
+    prompts of your own, or fewer than 8, they are the training prompts themselves.
     Raises `UserError` if there is nothing to train on or nothing to retain.
     """
     clips, original = _parts(corpus, target, source, leave_out_words)
@@ -107,6 +108,10 @@ def make_task(
         evaluated = EvaluationPrompts(turns, lengths, [target or "free"] * len(turns))
     taken = {*training_prompts, *evaluated.prompts}
     apart = [caption for caption in _captions(clip for clip in clips if clip.split == "val") if caption not in taken]
+    if not apart and not prompts and len(training_prompts) >= 8:
+        order = torch.randperm(len(training_prompts), generator=torch.Generator().manual_seed(seed)).tolist()
+        count = len(order) // 8
+        apart, training_prompts = ([training_prompts[i] for i in some] for some in (order[:count], sorted(order[count:])))
     test = original.split("test")
     others = draw_evaluation_prompts(test, 4 * evaluation_prompts, seed)
     return Task(training_prompts, apart or training_prompts, kept, evaluated, others, clips, list(test))
@@ -126,3 +131,10 @@ def _parts(corpus: Corpus, target: str | None, source: Corpus | None, words: Seq
 
 def _captions(clips: Iterable[Clip]) -> list[str]:
     return list(dict.fromkeys(caption for clip in clips for caption in clip.captions))
+
+
+def without_others(corpus: Corpus, target: str | None = None) -> Corpus:
+    """`corpus` without those of `LEFT_OUT_ACTIONS` that are not the `target`: what the shipped base model can retain."""
+    for action in LEFT_OUT_ACTIONS:
+        corpus = corpus if action == target else corpus.leave_out(action)
+    return corpus

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mocapfree_nb import corpus as corpus_module
-from mocapfree_nb.corpus import Clip, Corpus, assign_splits, collate, load_corpus, statistics
+from mocapfree_nb.corpus import Clip, Corpus, assign_splits, collate, load_corpus, more_training_clips, statistics
 from mocapfree_nb.data.captions import parse_captions
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, to_origin
 from mocapfree_nb.files import UserError
@@ -170,6 +170,17 @@ def _corpus(*clips):
 
 def _names(corpus):
     return [clip.name for clip in corpus]
+
+
+def test_more_training_clips_bring_no_caption_that_is_held_back(built_in):
+    more = more_training_clips(built_in, 300, seed=4)
+    held = {caption for clip in built_in if clip.split != "train" for caption in clip.captions}
+    added = list(more)[len(built_in) :]
+    assert list(more)[: len(built_in)] == list(built_in) and np.array_equal(more.mean, built_in.mean)
+    assert len(added) > 150 and all(clip.split == "train" and len(clip.captions) == 1 for clip in added)
+    assert not held & {clip.captions[0] for clip in added}
+    fresh = {caption for clip in load_corpus(num_clips=300, seed=4).split("train") for caption in clip.captions}
+    assert held & fresh  # or the test would show nothing
 
 
 def test_two_labels_ask_for_both():

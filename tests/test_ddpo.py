@@ -8,27 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import advantages, ddpo, lora
-from mocapfree_nb.advantages import PromptTracker
+from mocapfree_nb import ddpo, run_settings
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
-from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
+from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.pretrain import load_state
 from mocapfree_nb.reading import save_state
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "ddpo.npz", allow_pickle=False)
-
-
-@pytest.mark.parametrize("case", ["buffer16_min16", "buffer16_min4"])
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 2e-6)])
-def test_tracker_gives_the_advantages_of_the_reference(case, dtype, tolerance):
-    rewards = REFERENCE[f"tracker/{case}/{dtype}/rewards"]
-    tracker = PromptTracker(16, int(REFERENCE[f"tracker/{case}/min_count"]))
-    for epoch, prompts in enumerate(REFERENCE[f"tracker/{case}/prompts"]):
-        advantages = tracker.update(torch.from_numpy(rewards[epoch]), prompts.tolist())
-        expected = REFERENCE[f"tracker/{case}/{dtype}/advantages"][epoch]
-        np.testing.assert_allclose(advantages, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("case", ["clip0.0001", "clip0.2"])
@@ -41,26 +29,6 @@ def test_clipped_loss_and_gradient_equal_the_reference(case):
     loss.backward()
     np.testing.assert_allclose(loss.item(), get["loss"], rtol=1e-12)
     np.testing.assert_allclose(new.grad, get["grad_new_log_prob"], rtol=1e-10, atol=1e-14)
-
-
-def test_group_advantages_are_zero_mean_unit_deviation_within_each_prompt():
-    rewards = torch.rand(24, 5, dtype=torch.float64)
-    prompts = [f"prompt {i % 3}" for i in range(24)]
-    found = advantages.group_advantages(rewards, prompts)
-    for start in range(3):
-        group = found[start::3]
-        torch.testing.assert_close(group.mean(0), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
-        torch.testing.assert_close(group.std(0, correction=0), torch.ones(5, dtype=torch.float64), atol=1e-4, rtol=0)
-
-
-def test_a_group_of_equal_rewards_has_no_advantage_even_with_rounding():
-    rewards = torch.full((7,), 0.1)
-    assert (advantages.group_advantages(rewards, ["same"] * 7) == 0).all()
-
-
-def test_advantages_need_one_prompt_a_reward():
-    with pytest.raises(ValueError, match="3 rewards for 2 prompts"):
-        advantages.group_advantages(torch.zeros(3), ["a", "b"])
 
 
 def make_policy(prediction="x0", **settings):
@@ -92,15 +60,15 @@ def test_a_reward_that_can_be_reached_is_reached():
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"lora_rank": 0, "kl_weight": 0.1}, {"advantage_estimator": "step"}, {"advantage_estimator": "end", "advantage": "tracker"}],
+    [{}, {"lora_rank": 0, "kl_weight": 0.1}, {"advantage": "per_step"}, {"advantage": "tracker"}],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, change):
     config = dataclasses.replace(CONFIG, **change)
     whole = make_trainer(config)
     whole.run(progress=False)
     stopped = make_trainer(config, folder=tmp_path)
-    stopped.round()
-    stopped.round()
+    stopped.iterate()
+    stopped.iterate()
     resumed = make_trainer(config, folder=tmp_path)
     resumed.run(progress=False)
     assert [r["reward"] for r in whole.log] == [r["reward"] for r in resumed.log]
@@ -112,53 +80,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, change):
 
 
 def test_the_log_has_one_number_for_every_noisy_timestep(tmp_path):
-    make_trainer(folder=tmp_path).round()
+    make_trainer(folder=tmp_path).iterate()
     record = json.loads((tmp_path / "log.jsonl").read_text())
     for name in ("gradient_norm", "clip_share", "ratio"):
         assert len(record[name]) == 6 and record[name][-1] is None
         assert all(value is not None for value in record[name][:-1])
-
-
-class Speaks(Denoiser):
-    """A denoiser whose output is a tensor of ours, so that autograd can say how a log-probability depends on it."""
-
-    def __init__(self, prediction, schedule="cosine", num_timesteps=50):
-        super().__init__(4, prediction, schedule, num_timesteps)
-        self.double()
-        self.output = torch.randn(1, 8, 4, dtype=torch.float64, requires_grad=True)
-
-    def forward(self, x_t, t, text, lengths, conditional=None):
-        return self.output
-
-
-WALKS = {
-    "ddim": {}, "half eta": {"eta": 0.5}, "floor": {"eta": 0.5, "min_std": 0.2}, "second order": {"solver": "sde-dpmsolver++2m"},
-}
-
-
-@pytest.mark.parametrize("walk", WALKS)
-@pytest.mark.parametrize("schedule", ["cosine", "scaled_linear"])
-@pytest.mark.parametrize("prediction", ["x0", "noise", "v"])
-def test_weighted_steps_pull_equally_on_the_output_as_autograd_measures_it(prediction, schedule, walk):
-    denoiser = Speaks(prediction, schedule, 50 if schedule == "cosine" else 1000)
-    policy = DiffusionPolicy(denoiser, steps=6, guidance_scale=1.0, **WALKS[walk])
-    weights, text, lengths = advantages.timestep_weights(policy), policy.encode(["walks"]), torch.tensor([8])
-    x_t, z, before = torch.randn(3, 1, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    pull = []
-    for step in range(5):
-        mean, std, _ = policy.step(x_t, step, text, lengths, before)
-        move = (mean + std * z).detach()
-        (gradient,) = torch.autograd.grad(weights[step] * policy.step_log_prob(move, mean, std, lengths), denoiser.output)
-        pull.append(gradient.norm())
-    torch.testing.assert_close(torch.stack(pull), pull[0].expand(5), rtol=1e-6, atol=0)
-    assert weights[5] == 0 and weights[:5].mean() == pytest.approx(1)
-
-
-def test_weights_of_x0_prediction_are_sigma_over_what_the_mean_takes_of_x0_to_the_bit():
-    policy = make_policy()
-    plain = policy.stds / policy.x0_coefficients.abs()
-    expected = torch.where(policy.stds > 0, plain / plain[policy.stds > 0].mean(), torch.zeros_like(plain))
-    assert torch.equal(advantages.timestep_weights(policy), expected)
 
 
 def test_the_audit_stops_a_policy_that_trains_differently_from_how_it_samples():
@@ -171,14 +97,15 @@ def test_the_audit_stops_a_policy_that_trains_differently_from_how_it_samples():
         ddpo.update(trainer.policy, experience, trainer.optimizer, trainer.weights, CONFIG, trainer.generator)
 
 
-@pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
-def test_moves_have_the_log_probability_of_their_state_and_the_ratio_starts_at_one(advantage_estimator):
-    trainer = make_trainer(dataclasses.replace(CONFIG, advantage_estimator=advantage_estimator))
+@pytest.mark.parametrize("advantage", ["branching", "per_step", "group"])
+def test_actions_have_the_log_probability_of_their_state_and_the_ratio_starts_at_one(advantage):
+    trainer = make_trainer(dataclasses.replace(CONFIG, advantage=advantage))
     experience = ddpo.collect(
         trainer.policy, height, TRAINING, trainer.lengths, trainer.config, trainer.tracker, trainer.generator
     )
     assert experience.after.shape[:2] == (5, 8) and experience.advantages.shape == experience.log_probs.shape == (8, 5)
-    assert len(experience.text) == len(experience.lengths) == experience.before.shape[1] == (2 if advantage_estimator == "fork" else 8)
+    states = 2 if advantage == "branching" else 8
+    assert len(experience.text) == len(experience.lengths) == experience.before.shape[1] == states
     for step in range(5):
         with torch.no_grad():
             mean, std, _ = trainer.policy.step(experience.before[step], step, experience.text, experience.lengths)
@@ -191,22 +118,7 @@ def test_moves_have_the_log_probability_of_their_state_and_the_ratio_starts_at_o
         torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
 
 
-def test_a_fork_goes_on_from_one_of_its_moves_and_praises_the_one_whose_belief_scores_best():
-    policy = make_policy()
-    experience = advantages.collect_branches(policy, height, TRAINING, torch.tensor([24, 30]), 4, torch.Generator().manual_seed(3))
-    text, lengths = experience.text[experience.origin], experience.lengths[experience.origin]
-    for step in range(5):
-        x0 = policy.step(experience.after[step], step + 1, text, lengths)[2]
-        scores = height(policy.to_raw(x0, lengths), lengths, None).view(2, 4)
-        torch.testing.assert_close(experience.advantages[:, step].view(2, 4).argmax(1), scores.argmax(1))
-        if step < 4:
-            moves = experience.after[step].view(2, 4, 30, 263)
-            taken = (moves == experience.before[step + 1][:, None]).all((2, 3))
-            assert taken.sum(1).tolist() == [1, 1]
-    torch.testing.assert_close(experience.rewards, scores.flatten())
-
-
-def test_siblings_share_one_forward_and_give_the_gradient_of_each_alone():
+def test_candidates_share_one_forward_and_give_the_gradient_of_each_alone():
     trainer = make_trainer()
     experience = ddpo.collect(
         trainer.policy, height, TRAINING, trainer.lengths, CONFIG, trainer.tracker, trainer.generator
@@ -232,20 +144,13 @@ def test_a_reward_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoi
 
     def fails_later(motion, lengths, prompts):
         calls.append(1)
-        return height(motion, lengths, prompts) * (float("nan") if len(calls) > 12 else 1.0)  # five a round
+        return height(motion, lengths, prompts) * (float("nan") if len(calls) > 12 else 1.0)  # five an iteration
 
     trainer = make_trainer(reward=fails_later, folder=tmp_path)
     with pytest.raises(UserError, match="not a finite number"):
         trainer.run(progress=False)
     kept = make_trainer(folder=tmp_path)
     assert 1 <= len(kept.log) < 4 and all(torch.isfinite(p).all() for p in kept.parameters)
-
-
-def test_a_reward_that_is_no_number_spoils_its_own_advantage_only():
-    rewards = torch.tensor([1.0, 3.0, float("nan"), 2.0, 5.0, float("inf")])
-    found = advantages.group_advantages(rewards, ["a", "a", "b", "b", "c", "c"])
-    assert found[:2].tolist() == pytest.approx([-1, 1])
-    assert found.isnan().nonzero()[:, 0].tolist() == [2, 5]
 
 
 def test_the_tracker_remembers_all_motions_of_a_prompt():
@@ -256,13 +161,13 @@ def test_the_tracker_remembers_all_motions_of_a_prompt():
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
-    make_trainer(folder=tmp_path).round()
+    make_trainer(folder=tmp_path).iterate()
     with pytest.raises(UserError, match="other settings.*learning_rate"):
         make_trainer(dataclasses.replace(CONFIG, learning_rate=1e-3), folder=tmp_path)
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
-    make_trainer(folder=tmp_path).round()
+    make_trainer(folder=tmp_path).iterate()
     path = tmp_path / "checkpoints" / "last.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot read .*last.pt"):
@@ -270,7 +175,7 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
 
 
 @pytest.mark.parametrize("scores, kept", [([0.0, 0.9, 0.5], 1), ([0.0, 0.5, 0.9], 2), ([0.0, -0.1, -0.2], None)])
-def test_the_judge_decides_which_weights_are_kept(scores, kept):
+def test_the_selector_decides_which_weights_are_kept(scores, kept):
     seen = []
 
     def selector(policy):
@@ -287,22 +192,13 @@ def test_the_judge_decides_which_weights_are_kept(scores, kept):
     assert all(torch.equal(a, b) for a, b in zip(now, seen[kept], strict=True))
 
 
-def test_lora_starts_as_the_base_model_and_merges_into_an_ordinary_one():
-    policy = make_policy()
-    before = policy.generate(["walks"], [24])
-    names = list(policy.denoiser.state_dict())
-    lora.add_lora(policy.denoiser, rank=4, alpha=8)
-    assert torch.equal(policy.generate(["walks"], [24]), before)
-    lora.merge_lora(policy.denoiser)
-    assert sorted(policy.denoiser.state_dict()) == sorted(names)
-
-
-def test_replay_keeps_what_was_known_closer():
+def test_self_distillation_keeps_what_was_known_closer():
     drift = {}
     for weight in (0.0, 50.0):
         policy = make_policy()
         before = policy.generate(RETAINED, [24] * 3)
-        make_trainer(dataclasses.replace(CONFIG, distillation_weight=weight, distillation_batch=32), policy=policy).run(progress=False)
+        config = dataclasses.replace(CONFIG, distillation_weight=weight, distillation_batch=32)
+        make_trainer(config, policy=policy).run(progress=False)
         drift[weight] = (policy.generate(RETAINED, [24] * 3) - before).square().mean().item()
     assert drift[50.0] < 0.7 * drift[0.0]
 
@@ -315,7 +211,7 @@ def test_replay_keeps_what_was_known_closer():
         ({"iterations": 0}, "iterations"),
         ({"iterations": True}, "iterations"),
         ({"iterations": "10"}, "iterations"),
-        ({"prompts_per_iteration": 2.0}, "prompts_per_rollout.*whole number"),
+        ({"prompts_per_iteration": 2.0}, "prompts_per_iteration.*whole number"),
         ({"inner_epochs": 0}, "inner_epochs"),
         ({"timesteps_per_update": 0}, "timesteps_per_update"),
         ({"timestep_share": 0.0}, "timestep_share"),
@@ -341,14 +237,12 @@ def test_replay_keeps_what_was_known_closer():
         ({"seed": 1.5}, "seed"),
         ({"seed": -1}, "seed"),
         ({"motions_per_prompt": 1}, "motions_per_prompt.*at least 2"),
-        ({"motions_per_prompt": 1, "advantage_estimator": "step"}, "motions_per_prompt.*at least 2"),
-        ({"motions_per_prompt": 1, "advantage_estimator": "end"}, "motions_per_prompt.*at least 2"),
+        ({"motions_per_prompt": 1, "advantage": "per_step"}, "motions_per_prompt.*at least 2"),
+        ({"motions_per_prompt": 1, "advantage": "group"}, "motions_per_prompt.*at least 2"),
         (
-            {"motions_per_prompt": 1, "prompts_per_iteration": 1, "advantage_estimator": "end", "advantage": "batch"},
-            "prompts_per_rollout times motions_per_prompt",
+            {"motions_per_prompt": 1, "prompts_per_iteration": 1, "advantage": "batch"},
+            "prompts_per_iteration times motions_per_prompt",
         ),
-        ({"advantage": "tracker"}, "credit 'fork'.*advantage 'tracker'"),
-        ({"advantage": "batch", "advantage_estimator": "step"}, "credit 'step'.*advantage 'batch'"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(change, message):
@@ -356,17 +250,17 @@ def test_settings_that_make_no_sense_are_named(change, message):
         DDPOConfig(**change)
 
 
-def test_nothing_to_practise_and_nothing_to_replay_are_named():
+def test_no_prompts_and_no_retained_prompts_are_named():
     with pytest.raises(UserError, match="no prompts"):
         DDPOTrainer(make_policy(), height, [], torch.tensor([24]), CONFIG, RETAINED)
-    with pytest.raises(UserError, match="anchor prompts"):
+    with pytest.raises(UserError, match="retained_prompts"):
         DDPOTrainer(make_policy(), height, TRAINING, torch.tensor([24]), CONFIG)
     with pytest.raises(UserError, match="eta 0"):
         DDPOTrainer(make_policy(eta=0.0), height, TRAINING, torch.tensor([24]), CONFIG, RETAINED)
     for prompts, message in (("a person walks", "not one string"), ([3], "not 3"), ([" "], "sentences")):
         with pytest.raises(UserError, match=message):
             DDPOTrainer(make_policy(), height, prompts, torch.tensor([24]), CONFIG, RETAINED)
-        with pytest.raises(UserError, match="anchor_prompts.*" + message):
+        with pytest.raises(UserError, match="retained_prompts.*" + message):
             DDPOTrainer(make_policy(), height, TRAINING, torch.tensor([24]), CONFIG, prompts)
 
 
@@ -374,8 +268,8 @@ def test_numbers_of_numpy_become_plain_ones():
     config = DDPOConfig(iterations=np.int64(3), learning_rate=np.float32(0.5), weigh_timesteps=np.bool_(False))
     assert [type(v) for v in (config.iterations, config.learning_rate, config.weigh_timesteps)] == [int, float, bool]
     assert json.loads(json.dumps(dataclasses.asdict(config)))["learning_rate"] == 0.5
-    DDPOConfig(motions_per_prompt=1, advantage_estimator="end", advantage="tracker")
-    DDPOConfig(motions_per_prompt=1, advantage_estimator="end", advantage="batch")
+    DDPOConfig(motions_per_prompt=1, advantage="tracker")
+    DDPOConfig(motions_per_prompt=1, advantage="batch")
 
 
 @pytest.mark.parametrize("lengths", [[24, 30], np.array([24, 30]), torch.tensor([24.0, 30.0])])
@@ -403,10 +297,10 @@ REWARDS = {
 }
 
 
-@pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
+@pytest.mark.parametrize("advantage", ["branching", "per_step", "group"])
 @pytest.mark.parametrize("name", REWARDS)
-def test_rewards_of_other_types_are_converted(name, advantage_estimator):
-    config = dataclasses.replace(CONFIG, iterations=1, advantage_estimator=advantage_estimator)
+def test_rewards_of_other_types_are_converted(name, advantage):
+    config = dataclasses.replace(CONFIG, iterations=1, advantage=advantage)
     trainer = make_trainer(config, reward=REWARDS[name])
     experience = ddpo.collect(
         trainer.policy, trainer.reward, TRAINING, trainer.lengths, config, trainer.tracker, trainer.generator
@@ -436,33 +330,23 @@ def test_rewards_of_other_types_are_converted(name, advantage_estimator):
 )
 def test_rewards_that_are_not_one_number_a_motion_are_named(returned, given):
     with pytest.raises(UserError, match="a reward returns one number for each motion.*" + given):
-        make_trainer(reward=lambda motion, lengths, prompts: returned(motion)).round()
+        make_trainer(reward=lambda motion, lengths, prompts: returned(motion)).iterate()
 
 
-@pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
-def test_a_reward_that_writes_on_what_it_is_given_changes_nothing_else(advantage_estimator):
+@pytest.mark.parametrize("advantage", ["branching", "per_step", "group"])
+def test_a_reward_that_writes_on_what_it_is_given_changes_nothing_else(advantage):
     def writes(motion, lengths, prompts):
         scores = height(motion, lengths, prompts)
         motion.zero_(), lengths.fill_(1), prompts.clear()
         return scores
 
-    config = dataclasses.replace(CONFIG, iterations=2, advantage_estimator=advantage_estimator)
+    config = dataclasses.replace(CONFIG, iterations=2, advantage=advantage)
     logs = [make_trainer(config, reward=reward).run(progress=False) for reward in (height, writes)]
     assert logs[0] == logs[1]
 
 
-def test_a_refused_reward_leaves_the_memory_of_the_tracker_as_it_was():
-    tracker = PromptTracker()
-    tracker.update(torch.tensor([1.0, 2.0]), ["a", "b"])
-    before = {prompt: list(rewards) for prompt, rewards in tracker.rewards.items()}
-    for bad in (float("nan"), float("inf"), 3e38):
-        with pytest.raises(UserError, match="remembers none"):
-            tracker.update(torch.tensor([3.0, bad]), ["a", "c"])
-        assert {prompt: list(rewards) for prompt, rewards in tracker.rewards.items()} == before
-
-
 def test_a_prompt_seen_fewer_than_sixteen_times_is_compared_over_the_batch():
-    config = dataclasses.replace(CONFIG, advantage_estimator="end", advantage="tracker", motions_per_prompt=12)
+    config = dataclasses.replace(CONFIG, advantage="tracker", motions_per_prompt=12)
     tracker = make_trainer(config).tracker
     rewards = torch.cat([torch.rand(12), 5 + torch.rand(12)])
     prompts = ["low"] * 12 + ["high"] * 12
@@ -486,7 +370,7 @@ def test_a_prompt_seen_fewer_than_sixteen_times_is_compared_over_the_batch():
         ({"policy": {"min_std": 0.1}}, "min_std"),
         ({"policy": {"spacing": "leading"}}, "timesteps"),
         ({"policy": {"prediction": "v"}}, "solver|denoiser"),
-        ({"selection": lambda policy: {"score": 0.0}}, "selection"),
+        ({"selector": lambda policy: {"score": 0.0}}, "selector"),
     ],
 )
 def test_a_run_goes_on_only_as_what_it_was(tmp_path, change, message):
@@ -497,7 +381,7 @@ def test_a_run_goes_on_only_as_what_it_was(tmp_path, change, message):
                 policy.denoiser.norm.bias.add_(1e-3)
         return DDPOTrainer(policy, reward, prompts, lengths, CONFIG, retained_prompts, selector, tmp_path)
 
-    start().round()
+    start().iterate()
     before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
     with pytest.raises(UserError, match=f"other settings.*({message})"):
         start(**change)
@@ -506,8 +390,8 @@ def test_a_run_goes_on_only_as_what_it_was(tmp_path, change, message):
 
 
 def test_a_run_does_not_go_on_under_another_version_or_an_edited_network(tmp_path, monkeypatch):
-    make_trainer(folder=tmp_path).round()
-    monkeypatch.setattr(ddpo, "__version__", "99.0")
+    make_trainer(folder=tmp_path).iterate()
+    monkeypatch.setattr(run_settings, "__version__", "99.0")
     with pytest.raises(UserError, match="other settings.*version"):
         make_trainer(folder=tmp_path)
     monkeypatch.undo()
@@ -527,9 +411,9 @@ def test_a_reward_of_chance_may_go_on_and_one_that_is_the_same_everywhere_goes_b
     def nothing(motion, lengths, prompts):
         return torch.zeros(len(motion))
 
-    make_trainer(reward=chance, folder=tmp_path / "chance").round()
+    make_trainer(reward=chance, folder=tmp_path / "chance").iterate()
     assert len(make_trainer(reward=chance, folder=tmp_path / "chance").log) == 1
-    make_trainer(reward=nothing, folder=tmp_path / "nothing").round()
+    make_trainer(reward=nothing, folder=tmp_path / "nothing").iterate()
     assert len(make_trainer(reward=nothing, folder=tmp_path / "nothing").log) == 1
     with pytest.raises(UserError, match="other settings.*reward"):
         make_trainer(reward=lambda m, n, p: torch.zeros(len(m)), folder=tmp_path / "nothing")
@@ -552,9 +436,9 @@ TAMPERED = {
     "log": lambda s: s.update(log="{"),
     "deep log": lambda s: s.update(log="[" * 100_000),
     "log of another kind": lambda s: s.update(log="{}"),
-    "record": lambda s: s.update(log='[{"rollout": 1}]'),
-    "iteration": lambda s: s.update(log=s["log"].replace('"rollout": 1', '"rollout": 7')),
-    "selection": lambda s: s.update(log=s["log"].replace('"judge": {}', '"judge": {"score": "<b>"}')),
+    "record": lambda s: s.update(log='[{"iteration": 1}]'),
+    "iteration": lambda s: s.update(log=s["log"].replace('"iteration": 1', '"iteration": 7')),
+    "selection": lambda s: s.update(log=s["log"].replace('"selection": {}', '"selection": {"score": "<b>"}')),
     "optimiser": lambda s: s["optimizer"][0].update(exp_avg=torch.zeros(1)),
     "moments": lambda s: s["optimizer"][0]["exp_avg_sq"].fill_(-1.0),
     "infinite moments": lambda s: s["optimizer"][0]["exp_avg"].fill_(float("inf")),
@@ -569,7 +453,7 @@ TAMPERED = {
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    make_trainer(folder=folder).round()
+    make_trainer(folder=folder).iterate()
     return folder / "checkpoints" / "last.pt"
 
 
@@ -578,10 +462,11 @@ def test_a_checkpoint_that_was_tampered_with_is_named_and_the_run_untouched(chec
     state = load_state(checkpoint)
     TAMPERED[name](state)
     path = tmp_path / "checkpoints" / "last.pt"
-    save_state(path, state)
+    path.parent.mkdir()
+    torch.save(state, path)  # `save_state` would refuse what is not finite
     (tmp_path / "log.jsonl").write_text("as it was")
     before = path.read_bytes()
-    with pytest.raises(UserError, match="last.pt is damaged.*move it away to start anew") as caught:
+    with pytest.raises(UserError, match="last.pt( is damaged|: .* holds NaN).*move it away to start anew") as caught:
         make_trainer(folder=tmp_path)
     assert "\n" not in str(caught.value) and path.read_bytes() == before and (tmp_path / "log.jsonl").read_text() == "as it was"
 
@@ -596,7 +481,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
         path.write_bytes(content)
     else:
         save_state(path, content)
-    with pytest.raises(UserError, match="cannot read .*last.pt.*move it away") as caught:
+    with pytest.raises(UserError, match="cannot resume: .*last.pt.*move it away to start anew") as caught:
         make_trainer(folder=tmp_path)
     assert "weights_only" not in str(caught.value)
 
@@ -628,7 +513,7 @@ def test_a_parameter_without_a_part_is_left_alone_and_one_alone_is_named():
     policy.denoiser.requires_grad_(False)
     policy.denoiser.spare.requires_grad_(True)
     with pytest.raises(UserError, match="none of the parameters to train has a part"):
-        make_trainer(dataclasses.replace(CONFIG, lora_rank=0), policy=policy).round()
+        make_trainer(dataclasses.replace(CONFIG, lora_rank=0), policy=policy).iterate()
 
 
 def test_a_run_that_is_over_stays_over():
@@ -637,8 +522,8 @@ def test_a_run_that_is_over_stays_over():
     before = {name: value.clone() for name, value in trainer.policy.denoiser.state_dict().items()}
     assert trainer.run(progress=False) is log and len(log) == 4
     assert all(torch.equal(value, before[name]) for name, value in trainer.policy.denoiser.state_dict().items())
-    with pytest.raises(UserError, match="this run of 4 rollouts is over"):
-        trainer.round()
+    with pytest.raises(UserError, match="this run of 4 iterations is over"):
+        trainer.iterate()
 
 
 def test_a_policy_in_double_precision_learns_and_one_in_half_is_named():
@@ -658,11 +543,11 @@ def test_a_policy_in_double_precision_learns_and_one_in_half_is_named():
     [
         ({"policy": MotionDenoiser(width=16, layers=1, heads=2)}, "policy should be a DiffusionPolicy, not a MotionDenoiser"),
         ({"reward": 3}, "reward should be a function, not a int"),
-        ({"selection": "strict"}, "judge should be a function, not a str"),
-        ({"selection": lambda policy: 0.5}, 'a judge returns a dict of numbers with a finite "score"'),
-        ({"selection": lambda policy: {"target": 0.5}}, 'finite "score"'),
-        ({"selection": lambda policy: {"score": float("nan")}}, 'finite "score"'),
-        ({"selection": lambda policy: {"score": "good"}}, 'finite "score"'),
+        ({"selector": "strict"}, "selector should be a function, not a str"),
+        ({"selector": lambda policy: 0.5}, 'a selector returns a dict of numbers with a finite "score"'),
+        ({"selector": lambda policy: {"target": 0.5}}, 'finite "score"'),
+        ({"selector": lambda policy: {"score": float("nan")}}, 'finite "score"'),
+        ({"selector": lambda policy: {"score": "good"}}, 'finite "score"'),
         ({"config": {"iterations": 3}}, "config should be a DDPOConfig, not a dict"),
     ],
 )

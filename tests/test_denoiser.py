@@ -311,6 +311,9 @@ def test_a_denoiser_is_found_by_the_name_in_its_config(monkeypatch):
     other = type("MyDenoiser", (Denoiser,), {"__module__": "here"})
     with pytest.raises(UserError, match="there is a denoiser 'MyDenoiser' already, in elsewhere"):
         register_denoiser(other)
+    for module in ("__main__", "here"):  # in a notebook the last definition counts
+        other.__module__ = module
+        assert register_denoiser(other) is find_denoiser("MyDenoiser") is other
 
 
 def test_a_lesson_is_imported_only_when_its_denoiser_is_asked_for():

@@ -15,7 +15,6 @@ import torch
 
 from mocapfree_nb import (
     cli,
-    ddpo,
     evaluation,
     experiment,
     files,
@@ -185,6 +184,62 @@ def test_a_report_that_could_not_be_written_whole_does_not_count_as_finished(bas
     assert not (tmp_path / "report.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("a person walks slowly", "walk-forward"),
+        ("an old man walks", "walk-forward"),
+        ("a person walks forward while waving the left hand", "walk-forward+wave-left"),
+        ("she twists her upper body", "twist"),
+        ("a boy hops on the right foot", "hop-right"),
+        ("a man steps sideways to the left", "sidestep-left"),
+    ],
+)
+def test_the_shipped_model_does_what_plain_words_say(said, label):
+    policy, lengths = experiment.load_policy(experiment.WEIGHTS / "denoiser"), torch.full((16,), 48)
+    joints = features_to_joints(policy.generate([said] * 16, lengths))
+    assert experiment.check_motion(joints, lengths, [label] * 16).mean() > 0.75
+
+
+def test_the_shipped_base_model_never_does_what_it_lacks():
+    clips = list(load_corpus(num_clips=600, seed=5).split("train"))
+    lacking = [clip for clip in clips if "+".join(clip.actions) in set(experiment.LEFT_OUT_ACTIONS[1:])][:40]
+    policy, lengths = experiment.load_policy(experiment.WEIGHTS / "denoiser-leave-one-out"), torch.tensor([*map(len, lacking)])
+    joints = features_to_joints(policy.generate([clip.captions[0] for clip in lacking], lengths))
+    assert len(lacking) == 40
+    assert experiment.check_motion(joints, lengths, ["+".join(clip.actions) for clip in lacking]).mean() < 0.1
+
+
+def test_what_the_base_model_lacks_is_neither_retained_nor_asked():
+    task = experiment.make_task(experiment.without_others(CORPUS, TARGET), TARGET)
+    assert set(task.target.labels) == {TARGET}
+    said = {part for label in task.anchors.labels + task.original.labels for part in label.split("+")}
+    assert not said & {"raise-both-arms", "kick-left", "bow", "jump-forward", "kneel"} and {"squat", "kick-right"} <= said
+
+
+def test_several_labels_are_left_out_at_once_and_saved_weights_go_on(tmp_path, monkeypatch):
+    seen = []
+
+    def pretrain(denoiser, clips, config, checkpoint):
+        seen.append((denoiser, clips, config))
+        return denoiser
+
+    small = (MotionDenoiser, {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}, {"batch_size": 4})
+    monkeypatch.setitem(experiment.SHIPPED, "denoiser", small)
+    monkeypatch.setattr(experiment, "pretrain", pretrain)
+    corpus = load_corpus(num_clips=1000)
+    experiment.train("denoiser", tmp_path / "base", corpus, ",".join(experiment.LEFT_OUT_ACTIONS))
+    experiment.train("denoiser", tmp_path / "full", corpus, start=tmp_path / "base", seed=1)
+    (base, without, first), (full, clips, later) = seen
+    shown = {"+".join(clip.actions) for clip in clips}
+    for label in experiment.LEFT_OUT_ACTIONS:
+        assert label in shown and not any(set(label.split("+")) <= set(clip.actions) for clip in without)
+    assert any("squat" in clip.actions for clip in without) and any("punch-left" in clip.actions for clip in without)
+    assert first.steps == 8000 and later.steps == experiment.CONTINUED["steps"]
+    weights = zip(base.state_dict().values(), full.state_dict().values(), strict=True)
+    assert all(torch.equal(one.float(), other) for one, other in weights)
+
+
 def test_the_checkpoint_outlives_a_model_that_could_not_be_saved(tmp_path, monkeypatch):
     small = ("MotionDenoiser", {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}, {"batch_size": 4})
     monkeypatch.setitem(shipped.SHIPPED, "denoiser", small)
@@ -290,7 +345,7 @@ def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monk
 
     asked, learnt = [], latent.vae_batch_loss
     corpus = load_corpus("procedural", num_clips=60)
-    monkeypatch.setattr("mocapfree_nb.corpus.load_corpus", lambda *_, **__: corpus)
+    monkeypatch.setattr(experiment, "load_corpus", lambda *_, **__: corpus)
     size = {"width": 16, "layers": 1, "vae_layers": 1, "heads": 2, "feedforward": 16}
     monkeypatch.setitem(shipped.SHIPPED, "latent", ("LatentDenoiser", size, {"batch_size": 64}))
     monkeypatch.setattr(latent, "vae_batch_loss", lambda *args, refuse: asked.append(refuse) or learnt(*args, refuse=refuse))
@@ -387,14 +442,14 @@ def test_a_folder_with_a_handful_of_held_out_clips_will_do(base):
 
 
 def test_a_score_mirror_consistent_is_what_the_unet_and_latent_recipes_follow(base, monkeypatch):
-    followed, plain = [], ddpo.DDPOTrainer
+    followed, plain = [], experiment.learn_task
 
-    def trainer(policy, reward, *rest):
-        followed.append(reward)
+    def learn_task(policy, reward, *rest):
+        followed.append(reward.args[0])  # inside what checks its scores
         return plain(policy, reward, *rest)
 
-    monkeypatch.setattr(experiment, "DDPOTrainer", trainer)
-    given = {name: shipped.shipped_recipe(name, seed=3) for name in shipped.ARCHITECTURES}
+    monkeypatch.setattr(experiment, "learn_task", learn_task)
+    given = {name: shipped.shipped_recipe(name, 3, "ddpo") for name in shipped.ARCHITECTURES}
     assert [recipe["mirrored"] for recipe in given.values()] == [False, True, True]
     assert all(recipe["config"].seed == 3 and recipe["model"].is_dir() for recipe in given.values())
     looked = []

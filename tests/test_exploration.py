@@ -15,7 +15,7 @@ from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.unet import MotionUNet
-from mocapfree_nb.off_policy import LearnConfig, Selection, explore_and_learn, hold_out
+from mocapfree_nb.off_policy import Kept, LearnConfig, explore_and_learn
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.recombination import (
@@ -376,28 +376,15 @@ def test_a_better_motion_weighs_more_and_learning_comes_nearer(policy):
     assert len(losses) == 30 and losses[-1][0] < 0.8 * losses[0][0]
 
 
-def test_what_is_held_out_teaches_nothing():
-    items = list(range(100))
-    taught, kept = hold_out(items, share=8, most=5)
-    assert kept == [0, 8, 16, 24, 32] and sorted(taught + kept) == items
-    assert hold_out([1, 2], share=8) == ([1, 2], [1, 2])
-
-
-def test_the_best_round_by_the_scorer_is_kept_and_losing_the_rest_counts_twice(policy):
-    parameters = [torch.nn.Parameter(torch.zeros(1))]
-    scores = iter([0.2, 0.9, 0.6, 0.9, 0.7, 0.6])  # target, retained; before, then two rounds
-
-    def scorer(motion, lengths, prompts):
-        return torch.full((len(motion),), next(scores))
-
-    selection = Selection(scorer, [("up", 8)], [("stand", 8)])
-    records = []
-    for value in (0.0, 1.0, 2.0):
+def test_the_parameters_with_the_best_score_are_kept():
+    parameters, kept = [torch.nn.Parameter(torch.zeros(1))], Kept()
+    better = []
+    for value, score in ((0.0, 0.2), (1.0, 0.6), (2.0, 0.1)):
         with torch.no_grad():
             parameters[0].fill_(value)
-        records.append(selection.look(policy, parameters))
-    assert [round(r["score"], 6) for r in records] == [0.2, 0.6, 0.1]
-    assert [r["improved"] for r in records] == [1, 1, 0] and float(selection.best[0]) == 1.0
+        better.append(kept.offer({"score": score}, parameters))
+    assert better == [True, True, False] and float(kept.parameters[0]) == 1.0
+    assert not Kept().offer({}, parameters)  # nothing scores: nothing is kept, the last ones stay
 
 
 @pytest.mark.parametrize("prompts, retained, word", [([], KNOWN, "prompts to learn"), (["up"], [], "retained prompts")])
@@ -411,19 +398,65 @@ QUICK = {"config": LearnConfig(rounds=3, steps=2, batch_size=4, lora_rank=2), "p
 LITTLE = ExploreConfig(prompts=2, pool=3, near=3, proposals=8)
 
 
-def test_a_run_ends_when_the_scorer_sees_no_gain_and_leaves_an_ordinary_network(policy):
+def test_a_run_ends_when_the_selector_sees_no_gain_and_leaves_an_ordinary_network(policy):
     before = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
-    rounds = explore_and_learn(
+    seen = []
+    log = explore_and_learn(
         policy, lower_wrist, ["up", "both up"], SHORT, SHORT, search=LITTLE,
-        scorer=lambda motion, lengths, prompts: torch.full((len(motion),), 0.5), **QUICK,
-    )
-    assert len(rounds) == 1 and rounds[0].held_out["improved"] == 0
+        selector=lambda policy: {"score": 0.5}, on_round=seen.append, **QUICK,
+    )  # fmt: skip
+    assert len(log) == len(seen) == 1 and not log[0]["improved"]
     after = policy.denoiser.state_dict()
     assert after.keys() == before.keys()
     for name, value in before.items():  # nothing was better than the base, so the base is kept
         torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
-    record = rounds[0].record()
-    assert record["proposals"] == 16 and set(record["seconds"]) == {"search", "learn", "held_out"}
+    assert log[0]["proposals"] == 16 and set(log[0]["seconds"]) == {"search", "learn", "select"}
+    assert math.isfinite(log[0]["reward"]) and log[0]["chosen_reward"] >= log[0]["reward"]
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(policy, tmp_path):
+    state = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+    scores = {"whole": iter([0.1, 0.2, 0.3, 0.4]), "parts": iter([0.1, 0.2, 0.3, 0.4])}
+
+    def run(name, folder, on_round=None):
+        return explore_and_learn(
+            policy, lower_wrist, ["up", "both up"], SHORT, SHORT, search=LITTLE, folder=folder, on_round=on_round,
+            selector=lambda policy: {"score": next(scores[name])}, **QUICK,
+        )  # fmt: skip
+
+    whole = run("whole", tmp_path / "whole")
+    expected = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+    policy.denoiser.load_state_dict(state)
+
+    def stop(finished):
+        if finished.number == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run("parts", tmp_path / "parts", stop)
+    policy.denoiser.load_state_dict(state)
+    parts = run("parts", tmp_path / "parts")
+    assert [record["iteration"] for record in parts] == [1, 2, 3] and len(whole) == 3
+    assert [r["chosen_reward"] for r in parts] == [r["chosen_reward"] for r in whole]
+    assert all(torch.equal(value, expected[name]) for name, value in policy.denoiser.state_dict().items())
+    assert len((tmp_path / "parts" / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_checkpoint_of_something_else_is_named(policy, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"parameters": [torch.zeros(3)], "log": "[]"}, tmp_path / "checkpoints" / "last.pt")
+    with pytest.raises(UserError, match="no checkpoint of this run"):
+        explore_and_learn(policy, lower_wrist, ["up"], SHORT, SHORT, search=LITTLE, folder=tmp_path, **QUICK)
+
+
+def test_settings_that_cannot_be_meant_are_refused():
+    for wrong in ({"rounds": 0}, {"learning_rate": -1.0}, {"distillation": float("nan")}, {"lora_rank": 0}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            LearnConfig(**wrong)
 
 
 def test_the_same_seed_gives_the_same_run(policy):
@@ -449,8 +482,8 @@ def test_other_architectures_learn_too_and_an_autoencoder_stays_as_it_is(kind):
     policy = DiffusionPolicy(denoiser, Words(), steps=3)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     config = LearnConfig(rounds=1, steps=2, batch_size=2, lora_rank=2)
-    rounds = explore_and_learn(policy, lower_wrist, ["up"], SHORT, SHORT, config, LITTLE, progress=False)
-    assert len(rounds) == 1 and all(math.isfinite(value) for pair in rounds[0].losses for value in pair)
+    log = explore_and_learn(policy, lower_wrist, ["up"], SHORT, SHORT, config, LITTLE, progress=False)
+    assert len(log) == 1 and math.isfinite(log[0]["loss"]) and math.isfinite(log[0]["distillation"])
     changed = {name for name, value in denoiser.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and not any(name.startswith("vae.") for name in changed)
 

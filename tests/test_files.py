@@ -305,3 +305,12 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     with write_atomically(tmp_path / "report.html"):
         files.remove_leftovers(tmp_path)  # not what a living process is about to write
     assert sorted(path.name for path in tmp_path.iterdir()) == [".report.html.mine", "report.html"]
+
+
+def test_a_setting_of_a_hundred_thousand_letters_is_told_in_a_short_line():
+    from mocapfree_nb.denoiser import MotionDenoiser
+    from mocapfree_nb.networks import build_network
+
+    with pytest.raises(UserError) as told:
+        build_network(MotionDenoiser, {"schedule": "x" * 100_000}, {}, "config.json")
+    assert len(str(told.value)) < 1000 and "cosine" in str(told.value)

@@ -48,6 +48,22 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     assert same(one, again) and not same(one, other)
 
 
+@pytest.mark.parametrize(("width", "used"), [(263, 67), (251, 64)])
+def test_joint_weight_adds_the_error_of_positions_and_of_their_change(width, used):
+    torch.manual_seed(0)
+    denoiser, x0 = MotionDenoiser(num_features=width, width=32, layers=1, heads=2, feedforward=32), torch.randn(2, 8, width)
+    error = torch.zeros(2, 8, width)
+    error[:, 1::2, :used] = 2.0  # every second frame, so that each change is 2; what joints do not need is right
+    denoiser.forward = lambda *arguments: x0 + error
+    text, lengths, t = default_text_encoder()(["walks", "runs"]), torch.tensor([8, 4]), torch.tensor([3, 40])
+    settings = denoiser, denoiser.noise_schedule, x0, lengths, text, t, torch.randn_like(x0)
+    plain = 2.0 * used / width
+    assert diffusion_loss(*settings).item() == pytest.approx(plain)
+    assert diffusion_loss(*settings, joint_weight=3.0).item() == pytest.approx(plain + 3 * (2 + 4))
+    error[..., :used], error[..., used:] = 0, 1.0
+    assert diffusion_loss(*settings, joint_weight=3.0).item() == pytest.approx(1 - used / width)
+
+
 @pytest.mark.parametrize("prediction", ["x0", "noise", "v"])
 def test_the_loss_of_a_perfect_prediction_is_zero(prediction):
     denoiser = tiny(prediction=prediction).eval()

@@ -191,6 +191,12 @@ def test_captions_are_many_name_the_side_and_repeat_by_seed(action):
             assert all(any(word in text for word in named) for text in captions)
 
 
+def test_plain_words_are_among_the_captions():
+    said = captions_for("walk-forward", 3000)
+    for plain in ("walks", "is walking", "walks slowly", "slowly walks"):
+        assert any(text in (f"a person {plain}", f"an old man {plain}", f"the man {plain}", f"she {plain}") for text in said)
+
+
 def test_captions_of_two_seeds_hardly_overlap():
     a, b = (set(captions_for("raise-both-arms", 40, seed=seed)) for seed in (1, 2))
     assert len(a & b) < 10

@@ -9,7 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocapfree_nb.schedule import NoiseSchedule, Spacing, cosine_betas, linear_betas, scaled_linear_betas, spaced_timesteps
+from mocapfree_nb.schedule import (
+    NoiseSchedule,
+    Spacing,
+    cosine_betas,
+    linear_betas,
+    scaled_linear_betas,
+    shifted_cosine_betas,
+    spaced_timesteps,
+)
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "schedules.npz", allow_pickle=False)
 few = settings(max_examples=30, deadline=None)
@@ -192,5 +200,13 @@ def test_impossible_walks_are_refused():
 
 
 def test_named_schedules_are_their_betas():
-    for name, betas in (("cosine", cosine_betas), ("linear", linear_betas), ("scaled_linear", scaled_linear_betas)):
+    named = {"cosine": cosine_betas, "linear": linear_betas, "scaled_linear": scaled_linear_betas}
+    for name, betas in (named | {"shifted_cosine": shifted_cosine_betas}).items():
         assert torch.equal(getattr(NoiseSchedule, name)(20).betas, betas(20))
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("timesteps", LENGTHS)
+def test_a_shifted_cosine_lowers_the_log_signal_to_noise_ratio_by_twice_the_log_of_the_shift(timesteps, shift):
+    own, cosine = (torch.cumprod(1 - b, 0)[:-1] for b in (shifted_cosine_betas(timesteps, shift), cosine_betas(timesteps)))
+    torch.testing.assert_close(own.logit(), cosine.logit() - 2 * np.log(shift), atol=1e-8, rtol=1e-8)

@@ -192,12 +192,12 @@ def test_log_probs_are_those_of_torchs_normal(architecture, solver, prediction):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("advantage_estimator", ["fork", "step", "end"])
-def test_the_trainer_of_every_advantage_estimator_runs_on_every_architecture(architecture, advantage_estimator):
+@pytest.mark.parametrize("advantage", ["branching", "per_step", "group"])
+def test_the_trainer_of_every_advantage_runs_on_every_architecture(architecture, advantage):
     policy = build(architecture, "x0", "sde-dpmsolver++2m")
     config = ddpo.DDPOConfig(
-        iterations=2, prompts_per_iteration=2, motions_per_prompt=3, advantage_estimator=advantage_estimator,
-        inner_epochs=2, kl_weight=0.1, distillation_batch=4, lora_rank=2, select_every=1,
+        iterations=2, prompts_per_iteration=2, motions_per_prompt=3, advantage=advantage, inner_epochs=2, kl_weight=0.1,
+        distillation_batch=4, lora_rank=2, select_every=1,
     )
     trainer = ddpo.DDPOTrainer(
         policy, count_up, PROMPTS, torch.tensor(LENGTHS), config, ["someone sits", "a person bows"],

@@ -8,7 +8,7 @@ import typer
 
 from mocapfree_nb.cli.common import (
     Algorithm, ConfigFile, Corpus, DenoisingSteps, Device, Eta, Guidance, Iterations, MaxFrames, Seed, Set, Solver,
-    announce, find_function, going_on, pick_device, read_checks, read_prompts, refuse_finished, run_folder, say,
+    Track, announce, find_function, going_on, pick_device, read_checks, read_prompts, refuse_finished, run_folder, say, tracker,
 )  # fmt: skip
 from mocapfree_nb.cli.settings import parse_pair, read_settings
 from mocapfree_nb.files import UserError
@@ -24,6 +24,7 @@ def demo(
     iterations: Iterations = None,
     settings: Set = None,
     config: ConfigFile = None,
+    track: Track = None,
     name: Annotated[str | None, typer.Option(help="Run folder under runs/.")] = None,
 ) -> None:
     """The main job: teach the shipped model an action it never saw, and report before and after.
@@ -42,7 +43,7 @@ def demo(
     refuse_finished(folder)
     say(f"adapting to an unseen action from text alone; the run is kept in {folder}")
     with going_on(folder, "checkpoints/last.pt", "the same command"):
-        report = adapt(**recipe, folder=folder)
+        report = adapt(**recipe, folder=folder, on_iteration=tracker(track, folder))
     announce(report, folder)
 
 
@@ -75,6 +76,7 @@ def adapt(
     iterations: Iterations = None,
     settings: Set = None,
     config: ConfigFile = None,
+    track: Track = None,
     denoising_steps: DenoisingSteps = 10,
     guidance: Guidance = 2.5,
     solver: Solver = "ddim",
@@ -95,6 +97,7 @@ def adapt(
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.learning import find_algorithm
+    from mocapfree_nb.tasks import LEFT_OUT_ACTIONS
 
     prompts = list(prompt or []) + (read_prompts(prompts_file) if prompts_file else [])
     if not (prompts or leave_out or leave_out_words or source):
@@ -104,20 +107,20 @@ def adapt(
     followed = find_function("--reward", reward) if reward else None
     given = {"model": model, "retrieval": retrieval, "evaluator": evaluator}
     shipped = corpus == "procedural" and source is None
-    if shipped and model is None and (leave_out_words or leave_out not in (None, experiment.LEFT_OUT)):
+    if shipped and model is None and (leave_out_words or leave_out not in (None, *LEFT_OUT_ACTIONS)):
         raise UserError(
-            f"the shipped model lacks {experiment.LEFT_OUT} only, not {leave_out or ', '.join(leave_out_words)}: train one that "
+            f"the shipped model lacks {', '.join(LEFT_OUT_ACTIONS)}, not {leave_out or ', '.join(leave_out_words)}: train one that "
             "does (mocapfree pretrain --leave-out LABEL --out FOLDER) and give it as --model"
         )
     if not shipped and None in given.values():
         missing = ", ".join(f"--{key}" for key, value in given.items() if value is None)
         raise UserError(f"the shipped networks know only the built-in corpus: give {missing} (see mocapfree pretrain)")
-    if shipped and leave_out == experiment.LEFT_OUT and full_model is None:
+    if shipped and leave_out in LEFT_OUT_ACTIONS and full_model is None:
         full_model = experiment.WEIGHTS / "denoiser"
     with going_on(folder, "checkpoints/last.pt", "--resume"):
         report = experiment.adapt(
             target=leave_out,
-            corpus=load_corpus(corpus, max_frames=max_frames),
+            corpus=None if shipped and max_frames == 196 else load_corpus(corpus, max_frames=max_frames),
             source=load_corpus(source, max_frames=max_frames) if source else None,
             prompts=prompts or None,
             leave_out_words=leave_out_words or (),
@@ -130,6 +133,7 @@ def adapt(
             solver=solver,
             eta=eta,
             folder=folder,
+            on_iteration=tracker(track, folder),
             device=pick_device(device),
             **{key: value for key, value in given.items() if value is not None},
         )

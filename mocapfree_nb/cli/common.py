@@ -63,6 +63,9 @@ FramesPerSecond = Annotated[
 Iterations = Annotated[
     int | None, typer.Option(help="Iterations of training, or rounds of exploration (default: the settings').", min=1)
 ]
+Track = Annotated[
+    str | None, typer.Option("--track", help="Log to a tracker of accelerate too: tensorboard, wandb ... (in the run's folder).")
+]
 Algorithm = Annotated[str, typer.Option(help="How to learn: 'exploration' (recombine, choose, learn) or 'ddpo' (from samples).")]
 Set = Annotated[
     list[str] | None,
@@ -156,6 +159,15 @@ def read_checks(pairs: list[str]) -> dict:
             raise UserError(f"--check wants LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION, not {pair!r}")
         checks[label] = find_function("--check", check) if ":" in check else check
     return checks
+
+
+def tracker(name: str | None, folder: Path):
+    """The callback that logs a run to a tracker of accelerate, into `folder`/tracking; None for none."""
+    if name is None:
+        return None
+    from mocapfree_nb.callbacks import TrackerCallback
+
+    return TrackerCallback(name, folder / "tracking")
 
 
 def announce(report, folder: Path) -> None:

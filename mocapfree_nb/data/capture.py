@@ -162,7 +162,7 @@ def _rest_in_the_world(rig: Bvh, at: Mapping[str, int]) -> np.ndarray:
 
 
 class RigsOfFolder:
-    """Which way is up for rigs whose rest pose does not say: files of one rig in a folder are asked together."""
+    """Which way is up for rigs whose rest pose does not say: files of one rig in a folder decide together."""
 
     def __init__(self, paths: Iterable[Path]):
         self.paths = sorted(paths)

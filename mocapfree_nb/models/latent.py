@@ -150,10 +150,10 @@ class LatentNetwork(nn.Module):
         self.words_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width)) if words else None
         self.query_pos = LearnedPositions(positions, width)
         self.encoder = SkipTransformer(layers, width, heads, feedforward, dropout)
-        self.register_buffer("no_caption", torch.zeros(text_width))  # what stands for a hidden caption
+        self.register_buffer("no_caption", torch.zeros(text_width))  # what stands for a dropped caption
 
     def forward(self, x: Tensor, t: Tensor, text: TextEmbedding, captioned: Tensor) -> Tensor:
-        """Prediction at `x` (batch, tokens, width); `captioned` (batch,) is False where the caption is hidden."""
+        """Prediction at `x` (batch, tokens, width); `captioned` (batch,) is False where the caption is dropped."""
         dtype = self.emb_proj[1].weight.dtype
         caption = torch.where(captioned[:, None], text.pooled.to(dtype), self.no_caption)
         parts = [x.to(dtype), self.time_embedding(t)[:, None], self.emb_proj(caption)[:, None]]
@@ -230,7 +230,7 @@ class LatentDenoiser(Denoiser):
         """Prediction at the latents `x_t` (batch, tokens, width), of the same shape.
 
         `t` (batch,) timesteps, `lengths` (batch,) frames (which only the decoder needs), `conditional` (batch,) bool,
-        False where the caption is hidden (None: nowhere). Raises `ValueError` if the shapes do not fit.
+        False where the caption is dropped (None: nowhere). Raises `ValueError` if the shapes do not fit.
         """
         check_inputs(x_t, t, text, lengths, self.width)
         captioned = torch.ones_like(t, dtype=torch.bool) if conditional is None else conditional

@@ -56,7 +56,7 @@ class MDM(Denoiser):
         dropout: float = 0.1,
         text_width: int = 512,  # of CLIP's vector; DistilBERT's states have 768
         arch: str = "encoder",  # or "decoder"
-        text: str = "pooled",  # or "tokens", which only the decoder can look at
+        text: str = "pooled",  # or "tokens", which only the decoder attends to
         time_token: bool = False,  # a decoder that has the head token in front of the frames too
         mask_frames: bool = True,  # hide padded frames from attention
         num_timesteps: int = 50,
@@ -76,12 +76,12 @@ class MDM(Denoiser):
         self.dropout = nn.Dropout(dropout)
         self.frames_out = nn.Linear(width, num_features)
 
-    def answer(self, x_t: Tensor, t: Tensor, text: TextEmbedding, valid: Tensor, shown: Tensor) -> Tensor:
-        """The prediction on all frames, padded ones too; `valid` (batch, frames) and `shown` (batch,) bool."""
+    def answer(self, x_t: Tensor, t: Tensor, text: TextEmbedding, valid: Tensor, conditional: Tensor) -> Tensor:
+        """The prediction on all frames, padded ones too; `valid` (batch, frames) and `conditional` (batch,) bool."""
         dtype = self.frames_in.weight.dtype
         words = text.pooled[:, None] if self.text == "pooled" else text.tokens
         time = self.time_in(interleaved_sinusoids(t, self.width).to(dtype))[:, None]
-        condition = time + self.text_in(words.to(dtype).masked_fill(~shown[:, None, None], 0))
+        condition = time + self.text_in(words.to(dtype).masked_fill(~conditional[:, None, None], 0))
         x = self.frames_in(x_t.to(dtype))
         attended = valid if self.mask_frames else torch.ones_like(valid)
         if self.head_token:
@@ -100,8 +100,8 @@ class MDM(Denoiser):
         """Prediction of x_0, like `x_t`, zero on padded frames; arguments and errors as in `MotionDenoiser`."""
         check_inputs(x_t, t, text, lengths, self.num_features)
         valid = length_mask(lengths, x_t.shape[1])
-        shown = torch.ones_like(valid[:, 0]) if conditional is None else conditional
-        return self.answer(x_t, t, text, valid, shown).masked_fill(~valid[..., None], 0)
+        conditional = torch.ones_like(valid[:, 0]) if conditional is None else conditional
+        return self.answer(x_t, t, text, valid, conditional).masked_fill(~valid[..., None], 0)
 
 # %% ../../nbs/8_published/29_mdm.ipynb #355a0def
 MDM_NAMES = {

@@ -27,12 +27,12 @@ SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models
         "MotionDenoiser",
         {"width": 128, "layers": 4, "heads": 4, "feedforward": 384, "frames_per_token": 2, "dropout": 0.0}
         | {"schedule": "shifted_cosine"},
-        {"bfloat16": True, "steps": 6000},
+        {"bfloat16": True, "steps": 9000},
     ),
     "unet": ("MotionUNet", {"channels": (48, 64, 64), "text_latent": 64, "dropout": 0.0}, {"steps": 6000, "batch_size": 32}),
     "latent": ("LatentDenoiser", {"width": 96, "feedforward": 256, "dropout": 0.0}, {"steps": 4000, "batch_size": 32}),
 }
-CONTINUED = {"steps": 4000, "learning_rate": 5e-4}  # training that goes on from saved weights
+CONTINUED = {"steps": 5000, "learning_rate": 5e-4, "joint_weight": 2.0}  # training that goes on from saved weights
 MORE_CLIPS = 8000  # of the generator, beside the 4,000 of the corpus, for the transformer's training
 VAE_TRAINING = PretrainConfig(steps=6000, batch_size=32)
 ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to DDPO's settings, mirror-consistent?

@@ -94,16 +94,16 @@ class CrossAttention(nn.Module):
 
 # %% ../../nbs/7_models/24_unet.ipynb #2995fca6
 class UNetBlock(nn.Module):
-    """A `ResidualBlock`, then a look at the caption where it is shown."""
+    """A `ResidualBlock`, then cross-attention to the caption where it is conditioned on."""
 
     def __init__(self, channels_in, channels_out, time_width, text_width, full_attention, dropout):
         super().__init__()
         self.conv1d = ResidualBlock(channels_in, channels_out, time_width, dropout)
         self.cross_attn = CrossAttention(channels_out, text_width, full_attention)
 
-    def forward(self, x: Tensor, time: Tensor, words: Tensor, mask: Tensor, shown: Tensor, canvas: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, words: Tensor, mask: Tensor, captioned: Tensor, canvas: Tensor) -> Tensor:
         x = self.conv1d(x, time, canvas)
-        return x + self.cross_attn(x, words, mask) * shown[:, None, None] * canvas
+        return x + self.cross_attn(x, words, mask) * captioned[:, None, None] * canvas
 
 # %% ../../nbs/7_models/24_unet.ipynb #9ee684c1
 class ConditionalUNet(nn.Module):
@@ -127,10 +127,10 @@ class ConditionalUNet(nn.Module):
         nn.init.zeros_(self.final_conv.weight)
         nn.init.zeros_(self.final_conv.bias)
 
-    def forward(self, x: Tensor, t: Tensor, words: Tensor, mask: Tensor, shown: Tensor, canvas: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, words: Tensor, mask: Tensor, captioned: Tensor, canvas: Tensor) -> Tensor:
         """`canvas` (batch, 1, frames) is 1 on the frames that a motion may use inside, a multiple of `CANVAS`, else 0."""
         waves = interleaved_sinusoids(t, self.time_width)
-        caption, skips = (self.time_mlp(waves.to(x.dtype)), words, mask, shown), []
+        caption, skips = (self.time_mlp(waves.to(x.dtype)), words, mask, captioned), []
         for first, second, halve in self.downs:
             x = second(first(x, *caption, canvas), *caption, canvas)
             skips.append((x, canvas))
@@ -188,13 +188,13 @@ class MotionUNet(Denoiser):
         """Prediction at `x_t` (batch, frames, features), of the same shape; zero on padded frames.
 
         `t` (batch,) timesteps, `lengths` (batch,) valid frames, `conditional` (batch,) bool, False where the
-        caption is hidden (None: nowhere). Raises `ValueError` if the shapes do not fit.
+        caption is dropped (None: nowhere). Raises `ValueError` if the shapes do not fit.
         """
         check_inputs(x_t, t, text, lengths, self.num_features)
         frames, dtype = x_t.shape[1], self.embed_text.weight.dtype
         padded = ~length_mask(lengths, frames)[..., None]
         x = F.pad(x_t.masked_fill(padded, 0), (0, 0, 0, -frames % CANVAS)).transpose(1, 2).to(dtype)
         canvas = length_mask((lengths + CANVAS - 1) // CANVAS * CANVAS, x.shape[2])[:, None].to(dtype)
-        shown = (torch.ones_like(t) if conditional is None else conditional).to(dtype)
-        out = self.unet(x, t, self.read(text), text.mask, shown, canvas)
+        captioned = (torch.ones_like(t) if conditional is None else conditional).to(dtype)
+        out = self.unet(x, t, self.read(text), text.mask, captioned, canvas)
         return out.transpose(1, 2)[:, :frames].to(x_t.dtype).masked_fill(padded, 0)

@@ -310,7 +310,7 @@ def text_encoder_for(model: nn.Module, source: str | Path | None = None) -> Text
     """The text encoder that a denoiser or retrieval network reads; `source` is its folder, or a name on the hub.
 
     A network that names its encoder in `config.json` gets that one, another of this kit MiniLM. For an MLD
-    whose vector for a hidden caption is still zero, that vector is set. The Guo evaluator reads `GuoWords`.
+    whose vector for an empty caption is still zero, that vector is set. The Guo evaluator reads `GuoWords`.
     """
     if getattr(model, "text_encoder_config", None):
         return text_encoder_of(model, source)
