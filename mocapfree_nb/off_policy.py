@@ -22,7 +22,6 @@ from .lora import add_lora, merge_lora
 from .exploration import Exploration, ExploreConfig, Known, explore, explored_kinds, unserved
 from .features import length_mask
 from .files import UserError, write_atomically
-from .pretrain import check_settings
 from .reading import save_state
 from .policy import DiffusionPolicy
 from .reading import load_state

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -169,3 +170,16 @@ def test_a_reader_of_folders_is_one_class(tmp_path, monkeypatch):
     assert len(corpus) == 12 and corpus.source.startswith("one-file folder")
     clip = {clip.name: clip for clip in corpus}["clip3"]
     assert clip.captions == tuple(made.captions[3]) and len(clip) == made.lengths[3] - 1
+
+
+def test_the_command_line_imports_a_module_of_ones_own_or_says_why_not(tmp_path, monkeypatch):
+    from mocapfree_nb.cli.common import import_module
+
+    (tmp_path / "toys_of_mine.py").write_text("answer = 42")
+    (tmp_path / "broken_toys.py").write_text("def")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert import_module("--import", "toys_of_mine").answer == 42
+    for wrong in ("no_such_toys", "broken_toys", ""):
+        with pytest.raises(UserError, match=f"^--import {wrong}"):
+            import_module("--import", wrong)
