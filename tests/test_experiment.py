@@ -202,11 +202,11 @@ def test_the_shipped_model_does_what_plain_words_say(said, label):
 
 
 def test_the_shipped_base_model_never_does_what_it_lacks():
-    clips = list(load_corpus(num_clips=600, seed=5).split("train"))
-    lacking = [clip for clip in clips if "+".join(clip.actions) in set(experiment.LEFT_OUT_ACTIONS[1:])][:40]
+    clips = list(load_corpus(num_clips=600, seed=5))
+    lacking = [clip for clip in clips if "+".join(clip.actions) in set(experiment.LEFT_OUT_ACTIONS[1:])]
     policy, lengths = experiment.load_policy(experiment.WEIGHTS / "denoiser-leave-one-out"), torch.tensor([*map(len, lacking)])
     joints = features_to_joints(policy.generate([clip.captions[0] for clip in lacking], lengths))
-    assert len(lacking) == 40
+    assert len(lacking) > 40
     assert experiment.check_motion(joints, lengths, ["+".join(clip.actions) for clip in lacking]).mean() < 0.1
 
 

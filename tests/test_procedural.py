@@ -193,8 +193,9 @@ def test_captions_are_many_name_the_side_and_repeat_by_seed(action):
 
 def test_plain_words_are_among_the_captions():
     said = captions_for("walk-forward", 3000)
-    for plain in ("walks", "is walking", "walks slowly", "slowly walks"):
-        assert any(text in (f"a person {plain}", f"an old man {plain}", f"the man {plain}", f"she {plain}") for text in said)
+    for plain in (" walks", " is walking", " walks slowly", " slowly walks"):
+        assert any(text.endswith(plain) and len(text.split()) <= 5 for text in said), plain
+    assert any(text.startswith("an old man ") for text in said)
 
 
 def test_captions_of_two_seeds_hardly_overlap():
