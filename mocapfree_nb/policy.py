@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['gaussian_log_prob', 'Trajectory', 'predict', 'previous_prediction', 'step_distribution', 'draw_seeds',
-           'stepwise_noise', 'draw_noise', 'sample_steps', 'collect_trajectory', 'sample_motion', 'score_steps',
-           'DiffusionPolicy']
+           'stepwise_noise', 'sample_steps', 'collect_trajectory', 'sample_motion', 'score_steps', 'DiffusionPolicy']
 
 # %% ../nbs/3_diffusion/11_rollouts.ipynb #45a72bea
 import copy
@@ -139,11 +138,6 @@ def _padded_noise(generators: list[torch.Generator], shapes: list[tuple[int, int
     for row, (generator, shape) in enumerate(zip(generators, shapes, strict=True)):
         noise[:, row, : shape[0]] = torch.randn(draws, *shape, generator=generator, device=generator.device)
     return noise
-
-# %% ../nbs/3_diffusion/11_rollouts.ipynb #1d802ee3
-def draw_noise(seeds: Tensor, lengths: Tensor, draws: int, num_features: int) -> Tensor:
-    """All of `stepwise_noise` at once: (draws, batch, frames, features)."""
-    return torch.stack(list(stepwise_noise(seeds, lengths, draws, num_features)))
 
 # %% ../nbs/3_diffusion/11_rollouts.ipynb #1e3e622e
 def sample_steps(

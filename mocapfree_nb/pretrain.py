@@ -31,15 +31,13 @@ from .denoiser import Denoiser
 from .features import length_mask
 from .files import UserError
 from .reading import save_state
-from mocapfree_nb.runstate import (  # noqa: F401
+from mocapfree_nb.runstate import (
     borrowed_generators,
-    content_hash,
     corpus_hash,
     generator_misfit,
     global_generator,
     load_state,
     misfit,
-    network_hash,
     optimizer_misfit,
 )
 from .schedule import NoiseSchedule

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mocapfree_nb import __version__
 from mocapfree_nb.files import UserError
-from mocapfree_nb.policy import DiffusionPolicy, draw_noise
+from mocapfree_nb.policy import DiffusionPolicy, stepwise_noise
 from mocapfree_nb.runstate import borrowed_generators, network_hash
 from mocapfree_nb.rewards import Reward, as_scores
 
@@ -118,7 +118,7 @@ def reward_probe(policy: DiffusionPolicy, reward: Reward, prompts: list[str], le
     """A reward's name and its scores of `count` motions made of noise, the same at every call (None: not finite)."""
     prompts, lengths = (prompts * count)[:count], lengths.repeat(count)[:count]
     rows = policy.denoiser.state_lengths(lengths)
-    noise = draw_noise(torch.arange(count), rows, 1, policy.denoiser.state_width)[0].to(policy.denoiser.feature_mean)
+    noise = next(stepwise_noise(torch.arange(count), rows, 1, policy.denoiser.state_width)).to(policy.denoiser.feature_mean)
     lengths = lengths.to(policy.device)
     with torch.no_grad(), borrowed_generators(policy.device, 0):
         motion = policy.to_raw(noise, lengths)

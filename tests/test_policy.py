@@ -15,7 +15,7 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.models.unet import MotionUNet
-from mocapfree_nb.policy import DiffusionPolicy, draw_noise, draw_seeds, gaussian_log_prob, stepwise_noise
+from mocapfree_nb.policy import DiffusionPolicy, draw_seeds, gaussian_log_prob, stepwise_noise
 from mocapfree_nb.pretrain import diffusion_loss
 from mocapfree_nb.schedule import NoiseSchedule
 from mocapfree_nb.solvers import ddim_distribution, ddim_std
@@ -388,11 +388,11 @@ def test_padding_on_a_canvas_is_seen_in_training_and_not_learnt():
 
 
 def test_noise_is_standard_normal_and_zero_in_the_padding():
-    noise = draw_noise(torch.arange(40), torch.full((40,), 60), 5, 20)
+    noise = torch.stack(list(stepwise_noise(torch.arange(40), torch.full((40,), 60), 5, 20)))
     assert abs(noise.mean()) < 0.005 and abs(noise.std() - 1) < 0.005
     cross = torch.corrcoef(noise.transpose(0, 1).flatten(1)) - torch.eye(40)
     assert cross.abs().max() < 0.08
-    assert not draw_noise(torch.arange(2), torch.tensor([3, 9]), 2, 4)[:, 0, 3:].any()
+    assert not any(drawn[0, 3:].any() for drawn in stepwise_noise(torch.arange(2), torch.tensor([3, 9]), 2, 4))
 
 
 @pytest.mark.parametrize("lengths, features", [([37, 48, 1], 263), ([9, 5, 7], 7), ([1, 2], 3), ([4, 4], 96)])
