@@ -1,6 +1,6 @@
 """Rows of numbers about a policy: what an evaluator network, the geometric check and the reward say of what it generates."""
 
-# The machinery of lesson 21.
+# The machinery of lesson 23.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

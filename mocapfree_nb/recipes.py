@@ -89,7 +89,7 @@ SETTINGS = {
     "ours": Settings(
         ddpo={},
         sampling={"steps": 10, "guidance_scale": 2.5, "solver": "ddim"},
-        chosen={"all": "the recipe of `mocapfree demo` (lesson 16): branching rollouts, timestep weights, self-distillation"},
+        chosen={"all": "the recipe of `mocapfree demo` (lesson 17): branching rollouts, timestep weights, self-distillation"},
     ),
 }
 

@@ -1,6 +1,6 @@
 """What an adaptation trains on, what must be retained, and what is evaluated: lists of prompts, drawn from a corpus."""
 
-# The machinery of lesson 21.
+# The machinery of lesson 23.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -15,8 +15,8 @@ from browser import NETWORK, Hands, chromium, listen
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.flaky(reruns=1)  # a browser on a machine that is busy with something else
 LESSONS = [
-    "1_motion/02_viewing", "3_diffusion/07_schedule", "3_diffusion/11_rollouts", "4_reward/12_retrieval", "5_rl/16_ddpo",
-    "6_judging/21_experiment",
+    "1_motion/02_viewing", "3_diffusion/08_schedule", "3_diffusion/12_rollouts", "4_reward/13_retrieval", "5_rl/17_ddpo",
+    "6_judging/23_experiment",
 ]
 # anywidget allows a model two seconds; on a busy machine it complains, and goes on.
 SLOW_MACHINE = "[anywidget] Failed to initialize model"

@@ -78,7 +78,7 @@ def _text_encoder(model: nn.Module, source: str | Path | None) -> object:
 def load_denoiser(folder: str | Path) -> Denoiser:
     """The saved denoiser in `folder`, of whichever architecture its `config.json` names (none: a `MotionDenoiser`).
 
-    A published MDM, MLD or StableMoFusion will do as well (lesson 31).
+    A published MDM, MLD or StableMoFusion will do as well (lesson 33).
     """
     return _load(folder, DENOISERS)
 
@@ -114,7 +114,7 @@ def load_scorers(
     device: str = "cpu",
     text_encoder: str | Path | None = None,
 ) -> Scorers:
-    """The saved retrieval network and evaluator, ready to score: ours, or TMR and the Guo evaluator (lesson 31).
+    """The saved retrieval network and evaluator, ready to score: ours, or TMR and the Guo evaluator (lesson 33).
 
     `text_encoder` is the folder of the one that TMR reads, if it is not in transformers' own store.
     """

@@ -28,7 +28,7 @@ def _model_file(path: Path) -> Path:
     if path.suffix == ".pkl" and path.exists():
         raise UserError(
             f"{path} is a pickle, which can run any code when it is opened: convert it to .npz once, as lesson "
-            "nbs/9_output/35_body.ipynb shows (pickle.load, then numpy.savez of " + " ".join(_NAMES) + ")"
+            "nbs/9_output/37_body.ipynb shows (pickle.load, then numpy.savez of " + " ".join(_NAMES) + ")"
         )
     if not path.exists():
         raise UserError(

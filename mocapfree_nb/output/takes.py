@@ -97,7 +97,7 @@ def _read_run(path: Path) -> list[Take]:
 def load_takes(path: str | Path) -> list[Take]:
     """The motions of a file or of a run folder, each with what it is to be compared with.
 
-    Reads `.npy` (joints, a batch of joints, or motion features of HumanML3D or KIT-ML), `.bvh` of any rig (lesson 27)
+    Reads `.npy` (joints, a batch of joints, or motion features of HumanML3D or KIT-ML), `.bvh` of any rig (lesson 29)
     and a run's `motions.npz`.
     Raises `UserError` for anything else, no frames, NaN, or joints of another skeleton. No pickle is loaded.
     """

@@ -1,1 +1,1 @@
-"""How the synthetic human moves and how it is described; lesson 05 tells the ideas, `procedural` is its front."""
+"""How the synthetic human moves and how it is described; lesson 06 tells the ideas, `procedural` is its front."""
