@@ -273,7 +273,7 @@ def adapt(
     """Adapt `model` from text alone, evaluate it before and after, and report.
 
     `config` chooses the algorithm: a `LearnConfig` (the default) explores by recombination and learns from what the reward
-    chose (lessons 18 to 21), a `DDPOConfig` follows the reward of samples (lesson 17).
+    chose (lessons 18 to 20), a `DDPOConfig` follows the reward of samples (lesson 17).
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
     `make_task`; by default the action that the shipped model lacks); free prompts start from the model of `generate`.

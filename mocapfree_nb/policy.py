@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .features import length_mask
+from .files import UserError
 from .schedule import Spacing
 from .solvers import per_motion, plan_sampling
 from .text import TextEmbedding, TextEncoder, text_encoder_of
@@ -147,6 +148,8 @@ def sample_steps(
 
     The first triple is the start: pure noise, with log-probability 0 and a prediction of zero.
     """
+    if policy.stds[-1] > 0:
+        raise UserError(f"sampler {policy.solver!r} leaves noise in its last step: what it ends with would be no clean motion")
     rows = policy.denoiser.state_lengths(lengths)
     noise = stepwise_noise(seeds, rows, policy.steps, policy.denoiser.state_width)
     x = next(noise).to(policy.denoiser.feature_mean)

@@ -256,7 +256,7 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def interpolate_motions(motion: Tensor, lengths: Tensor, count: int, generator: torch.Generator):
-    """Blend the first `count` motions (B, T, F) with random others: motion, lengths, partner, share (count, 1)."""
+    """Interpolate the first `count` motions (B, T, F) with random others: motion, lengths, partner, share (count, 1)."""
     partner = torch.randperm(len(motion), generator=generator, device=motion.device)[:count]
     share = torch.rand(count, 1, generator=generator, device=motion.device)
     mixed = torch.lerp(motion[:count], motion[partner], share[..., None])

@@ -21,7 +21,7 @@ from .features import mirror
 from .files import UserError
 from .retrieval import RetrievalModel
 from .skeleton import HUMANML3D, KIT_ML
-from .text import TextEncoder, default_text_encoder
+from .text import TextEncoder, text_encoder_of
 
 Reward = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
 
@@ -60,7 +60,7 @@ class RetrievalReward:
         """Unit vectors (B, D) of the captions; each distinct one is encoded once in the life of this object."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if new:
-            encoder = self.text_encoder or default_text_encoder()
+            encoder = self.text_encoder or text_encoder_of(self.model)
             rows = self.model.encode_text(encoder(new).to(self.model.feature_mean.device))
             self._known.update(zip(new, F.normalize(rows, dim=-1), strict=True))
         return torch.stack([self._known[prompt] for prompt in prompts])

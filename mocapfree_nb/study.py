@@ -88,7 +88,7 @@ def choose_pairs(shown: Sequence[Shown], count: int, rng: np.random.Generator) -
 
 # %% ../nbs/6_judging/24_user_study.ipynb #ecad418d
 def controls(pairs: Sequence[Pair], shown: Sequence[Shown], rng: np.random.Generator, metre: float = 1.0) -> list[Pair]:
-    """The pairs with a known answer: two spoilt motions, up to two mismatched captions, up to two pairs turned round."""
+    """The pairs with a known answer: two damaged motions, up to two mismatched captions, up to two pairs turned round."""
     seen = [motion for pair in pairs for motion in (pair.first, pair.second)]
     lively = max(seen, key=lambda motion: np.abs(np.diff(motion.joints, axis=0)).mean() if len(motion.joints) > 1 else 0)
     frozen = np.repeat(lively.joints[len(lively.joints) // 2][None], len(lively.joints), axis=0)

@@ -142,7 +142,8 @@ def test_the_commands_of_the_readme_run_in_their_order(quick, monkeypatch, capsy
 
 
 def test_the_commands_of_the_lessons_on_files_and_bodies_run_in_their_order(quick, monkeypatch, capsys, tmp_path):
-    lines = [line for stem in ("36_video", "37_body") for line in block_with(ROOT / "nbs" / "9_output" / f"{stem}.ipynb", "wave.npy")]
+    stems = ("36_video", "37_body")
+    lines = [line for stem in stems for line in block_with(ROOT / "nbs" / "9_output" / f"{stem}.ipynb", "wave.npy")]
     lines = [line for line in lines if "runs/" not in line and "models/" not in line]  # those need a run, or SMPL
     assert len(lines) >= 5
     for line in lines:

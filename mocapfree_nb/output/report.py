@@ -60,7 +60,7 @@ def _points(before: object, after: object) -> str:
 
 
 def _headline(report: Mapping) -> tuple[str, list[str]]:
-    "The outcome as a title and sentences, judged by `verified` where it is known, else by R-precision@1."
+    "The outcome as a title and sentences, by `verified` where it is known, else by R-precision@1."
     target, original = report.get("target", {}), report.get("original", {})
     before, after = target.get("before") or {}, target.get("after") or {}
     name = str(target.get("name") or report.get("experiment") or "adaptation")
