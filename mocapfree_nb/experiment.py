@@ -242,6 +242,11 @@ def without_others(corpus: Corpus, target: str | None = None) -> Corpus:
         corpus = corpus if action == target else corpus.leave_out(action)
     return corpus
 
+
+def _usual_corpus(model: str | Path, target: str | None) -> Corpus:
+    """The built-in corpus; of a shipped model, without what it lacks beside the target."""
+    return without_others(load_corpus(), target) if Path(model).parent == WEIGHTS else load_corpus()
+
 # %% ../nbs/14_experiment.ipynb #4d3f310d
 class GeometryJudge:
     """Share of motions for practice prompts that pass `verify`, minus twice the share lost on anchor prompts.
@@ -507,9 +512,7 @@ def adapt(
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or DDPOConfig()
-    if corpus is None:
-        corpus = without_others(load_corpus(), target) if Path(model).parent == WEIGHTS else load_corpus()
-    task = make_task(corpus, target, source, prompts, leave_out_words, questions)
+    task = make_task(corpus or _usual_corpus(model, target), target, source, prompts, leave_out_words, questions)
     judges = load_judges(retrieval, evaluator, checks, device)
     walk = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **walk)
