@@ -661,7 +661,7 @@ def shipped_recipe(architecture: str, seed: int = 0) -> dict:
     models = {"model": WEIGHTS / f"{name}-leave-one-out", "full_model": WEIGHTS / name}
     return {**models, "config": config, "both_sides": both_sides}
 
-# %% ../nbs/14_experiment.ipynb #9cee0d73
+# %% ../nbs/14_experiment.ipynb #9cee0d72
 def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:
     """A question to raw motion (batch, frames, features) and lengths: does it show one of `labels`, as far as checks tell?"""
     labels = [labels] if isinstance(labels, str) else labels
@@ -673,7 +673,7 @@ def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tens
 
     return shows
 
-
+# %% ../nbs/14_experiment.ipynb #9cee0d73
 def train(
     network: str,
     out: str | Path,
