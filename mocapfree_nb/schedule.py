@@ -110,10 +110,6 @@ class NoiseSchedule:
     def cosine(cls, num_timesteps: int = 1000) -> "NoiseSchedule":
         return cls.from_betas(cosine_betas(num_timesteps))
 
-    @classmethod
-    def shifted_cosine(cls, num_timesteps: int = 1000) -> "NoiseSchedule":
-        return cls.from_betas(shifted_cosine_betas(num_timesteps))
-
     @property
     def num_timesteps(self) -> int:
         return len(self.betas)
@@ -144,6 +140,14 @@ class NoiseSchedule:
         """Mean (like `xt`) and variance (shaped like `t`) of q(x_(t-1) | x_t, x_0), DDPM eq. 6 and 7."""
         on_x0, on_xt, variance = (_at(c, t, xt) for c in posterior_coefficients(self.betas, self.alphas_cumprod))
         return on_x0 * x0 + on_xt * xt, variance.reshape(torch.as_tensor(t).shape)
+
+# %% ../nbs/3_diffusion/08_schedule.ipynb #b8c0d1e2
+def _shifted_cosine(cls: type[NoiseSchedule], num_timesteps: int = 1000) -> NoiseSchedule:
+    """The cosine with four times the noise: what the shipped transformer is trained with."""
+    return cls.from_betas(shifted_cosine_betas(num_timesteps))
+
+
+NoiseSchedule.shifted_cosine = classmethod(_shifted_cosine)
 
 # %% ../nbs/3_diffusion/08_schedule.ipynb #ecac0802
 def velocity(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
