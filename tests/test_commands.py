@@ -4,15 +4,17 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import typer
 
-from mocapfree_nb import cli, experiment, files, tasks
+from mocapfree_nb import cli, experiment, files, off_policy, tasks
 from mocapfree_nb.bench import write_folder
 from mocapfree_nb.corpus import load_corpus
-from mocapfree_nb.ddpo import DDPOConfig
+from mocapfree_nb.exploration import ExploreConfig
+from mocapfree_nb.off_policy import LearnConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [
@@ -95,6 +97,14 @@ def test_a_make_target_that_is_named_exists(path):
         parse(["demo", *arguments.split()] if arguments else ["demo"])
 
 
+@dataclass(frozen=True)
+class QuickConfig(LearnConfig):
+    rounds: int = 1
+    steps: int = 1
+    batch_size: int = 2
+    retained_batch: int = 2
+
+
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     "In an empty folder, a small corpus, few prompts and one short iteration: all else is as it is typed."
@@ -106,8 +116,8 @@ def quick(monkeypatch, tmp_path):
     ))
     few = {"evaluation_prompts": 4, "retained": 8}
     monkeypatch.setattr(experiment, "make_task", lambda *rest: plain(*rest[:5], **few))
-    config = DDPOConfig(iterations=1, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4)
-    monkeypatch.setattr("mocapfree_nb.ddpo.DDPOConfig", lambda **_: config)
+    monkeypatch.setattr("mocapfree_nb.learning.ALGORITHMS", {"exploration": QuickConfig})
+    monkeypatch.setattr(off_policy, "ExploreConfig", lambda: ExploreConfig(prompts=2, pool=3, near=3, proposals=8))
     (tmp_path / "path" / "to" / "HumanML3D").mkdir(parents=True)
     write_folder(tmp_path / "path" / "to" / "HumanML3D", 24)
 

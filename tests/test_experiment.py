@@ -301,7 +301,7 @@ MISTAKES = {
     "training without noise": (["adapt", "--prompt", "bows", "--solver", "dpmsolver++2m"], "no density to train"),
     "eta 0 for training": (["adapt", "--prompt", "bows", "--eta", "0"], "no density to train"),
     "an unknown architecture": (["demo", "--model", "gan"], "transformer, unet, latent"),
-    "a model that knows the action": (["adapt", "--leave-out", "kick-left"], "--model"),
+    "a model that knows the action": (["adapt", "--leave-out", "kick-right"], "--model"),
     "longer than the model counts": (
         ["generate", "walks", "--model", files.WEIGHTS / "latent-leave-one-out", "--seconds", "30"], "positions",
     ),
