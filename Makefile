@@ -6,8 +6,9 @@
 VENV ?= .venv
 # The first python that runs, is 3.11 or newer and can make a virtual environment; name another with PYTHON=...
 PYTHON ?=
-# An index to take torch from before the usual one, for instance https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?=
+# Where torch comes from: "auto" takes the small CPU build where no NVIDIA GPU is visible, "pypi" the usual index, or an address
+TORCH_INDEX ?= auto
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ DRIFT := tests/test_packaging.py::test_package_and_notebooks_do_not_drift
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
-	@echo "Variables: PYTHON=python3.12  TORCH_INDEX=https://download.pytorch.org/whl/cpu  ARGS='--seed 1' (for demo)  CASES=10000 SEED=0 (for fuzz)"
+	@echo "Variables: PYTHON=python3.12  TORCH_INDEX=auto|pypi|ADDRESS  ARGS='--seed 1' (for demo)  CASES=10000 SEED=0 (for fuzz)"
 
 demo: $(STAMP)  ## install, run the main job (a few minutes), print where the report is
 	$(BIN)/mocapfree demo $(ARGS)
@@ -79,6 +80,17 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	echo "making $(VENV) with $$("$$found" --version); the first install takes some minutes"; \
 	"$$found" -m venv $(VENV); \
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --disable-pip-version-check --index-url $(TORCH_INDEX) -c constraints.txt torch;) \
+	index="$(TORCH_INDEX)"; \
+	if [ "$$index" = auto ]; then \
+	  index=pypi; \
+	  if ! command -v nvidia-smi >/dev/null 2>&1 && [ "$$(uname -s)" = Linux ]; then index=$(CPU_INDEX); fi; \
+	fi; \
+	if [ "$$index" != pypi ]; then \
+	  echo "torch from $$index (another choice: make install TORCH_INDEX=pypi, or an address)"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --retries 0 --timeout 20 -q --index-url "$$index" -c constraints.txt torch \
+	    || echo "cannot reach $$index: torch comes from the usual index, with whatever build that has"; \
+	else \
+	  echo "torch from the usual index (the CPU build alone: make install TORCH_INDEX=$(CPU_INDEX))"; \
+	fi; \
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
 	touch $@
