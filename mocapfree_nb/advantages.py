@@ -101,7 +101,7 @@ class AdvantageEstimator:
 
 ADVANTAGES: dict[str, AdvantageEstimator] = {}
 
-
+# %% ../nbs/5_rl/15_advantages.ipynb #b55bcb2f
 def register_advantage(name: str, scores: str = "final", compared_with: str = "prompt") -> Callable:
     """Make a function `advantage(scores, groups, tracker)` known under `name`; use as a decorator.
 
@@ -154,25 +154,25 @@ def branching_advantages(scores: Tensor, groups: list, tracker: PromptTracker) -
     """Candidates of one state compared by the reward of the predicted x_0 that each leads to."""
     return group_advantages(scores, groups)
 
-
+# %% ../nbs/5_rl/15_advantages.ipynb #b6d3c318
 @register_advantage("per_step", scores="predictions")
 def per_step_advantages(scores: Tensor, groups: list, tracker: PromptTracker) -> Tensor:
     """One-step temporal differences, compared at each step with those of the same prompt."""
     return group_advantages(temporal_differences(scores), groups)
 
-
+# %% ../nbs/5_rl/15_advantages.ipynb #46203fb5
 @register_advantage("group")
 def prompt_advantages(rewards: Tensor, groups: list, tracker: PromptTracker) -> Tensor:
     """Final rewards compared within a prompt."""
     return group_advantages(rewards, groups)
 
-
+# %% ../nbs/5_rl/15_advantages.ipynb #a75fe1f7
 @register_advantage("batch", compared_with="batch")
 def batch_advantages(rewards: Tensor, groups: list, tracker: PromptTracker) -> Tensor:
     """Final rewards compared over the batch, as in the paper's public configuration."""
     return group_advantages(rewards, groups, per="batch")
 
-
+# %% ../nbs/5_rl/15_advantages.ipynb #99025e9e
 @register_advantage("tracker", compared_with="memory")
 def tracker_advantages(rewards: Tensor, groups: list, tracker: PromptTracker) -> Tensor:
     """Final rewards compared with the prompt's earlier ones."""
@@ -231,7 +231,7 @@ def rollout_in_batches(
         motion=policy.to_raw(states[-1], lengths),
     )
 
-
+# %% ../nbs/5_rl/15_advantages.ipynb #06cd3779
 def _join_padded(parts: list[Tensor]) -> Tensor:
     """Batches (steps, batch, rows, width) as one, zeros behind the shorter ones."""
     rows = max(part.shape[2] for part in parts)
@@ -244,7 +244,7 @@ def score_predictions(policy: DiffusionPolicy, reward: Reward, trajectory: Traje
     scores = [checked_scores(reward, motion, trajectory.lengths, trajectory.prompts) for motion in motions]
     return torch.stack(scores, dim=1)
 
-
+# %% ../nbs/5_rl/15_advantages.ipynb #32753596
 def collect_trajectories(
     policy: DiffusionPolicy,
     reward: Reward,
@@ -341,7 +341,7 @@ def output_coefficients(policy: DiffusionPolicy) -> Tensor:
     reading = {"x0": torch.ones_like(signal), "noise": noise / signal, "v": noise}[policy.denoiser.prediction]
     return policy.x0_coefficients.abs() * reading
 
-
+# %% ../nbs/5_rl/15_advantages.ipynb #454b7943
 def timestep_weights(policy: DiffusionPolicy) -> Tensor:
     """Weight of each step's log-probability, (steps,): sigma_t / |d mean / d output|, mean 1 over the noisy steps.
 

@@ -48,7 +48,7 @@ def clipped_policy_loss(
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return torch.maximum(-advantages * ratio, -advantages * clipped).mean()
 
-
+# %% ../nbs/5_rl/17_ddpo.ipynb #a8db252a
 def score_function_loss(log_probs: Tensor, advantages: Tensor, advantage_clip: float = 5.0) -> Tensor:
     """REINFORCE loss (DDPO-SF): no ratio, so correct only for the first update after a rollout."""
     return -(advantages.clamp(-advantage_clip, advantage_clip) * log_probs).mean()
@@ -72,12 +72,12 @@ def register_objective(name: str) -> Callable:
 
     return register
 
-
+# %% ../nbs/5_rl/17_ddpo.ipynb #aa46db62
 @register_objective("clipped")
 def _clipped(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, config: "DDPOConfig") -> Tensor:
     return clipped_policy_loss(log_probs, old_log_probs, advantages, config.clip_range, config.advantage_clip)
 
-
+# %% ../nbs/5_rl/17_ddpo.ipynb #60a87ec9
 @register_objective("score")
 def _score(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, config: "DDPOConfig") -> Tensor:
     return score_function_loss(log_probs, advantages, config.advantage_clip)
@@ -205,7 +205,7 @@ def step_gradient(
     parallel.average_(gradients)
     return gradients, torch.cat(ratios)
 
-
+# %% ../nbs/5_rl/17_ddpo.ipynb #e7fdde3f
 def policy_gradient(
     policy: DiffusionPolicy,
     experience: Experience,
@@ -275,7 +275,7 @@ def update(
             audit = False
     return _by_step(stats, policy.steps)
 
-
+# %% ../nbs/5_rl/17_ddpo.ipynb #2014f10b
 def _by_step(stats: dict, steps: int) -> dict:
     distillation = stats.pop("distillation")
     lists = {name: [values.get(step) for step in range(steps)] for name, values in stats.items()}

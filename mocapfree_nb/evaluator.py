@@ -108,7 +108,7 @@ def embed_evaluator(model: EvaluatorModel, motion: Tensor, lengths: Tensor, batc
     parts = zip(motion.split(batch_size), lengths.split(batch_size), strict=True)
     return torch.cat([model.encode_motion(part.to(device), length.to(device)) for part, length in parts])
 
-
+# %% ../nbs/6_judging/22_evaluator.ipynb #b6f89c79
 @torch.no_grad()
 def evaluate_split(model: EvaluatorModel, stacked: StackedCorpus, seed: int = 0, max_frames: int = 196) -> dict:
     """Embed a whole `StackedCorpus` with one random caption each: text, motion (N, D), and R-precision."""

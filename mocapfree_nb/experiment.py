@@ -93,7 +93,7 @@ def gap_closed(values: Mapping) -> float | None:
     before, after, full = (row[key]["r_precision"][0] for key in ("before", "after", "full_data"))
     return None if full <= before else (after - before) / (full - before)
 
-
+# %% ../nbs/6_judging/23_experiment.ipynb #6cf7e760
 def pick_motions(task: Task, rows: Mapping[str, dict], count: int = 12) -> dict[str, list[dict]]:
     """Some motions to look at, enough for a user study: the first repetition of the first prompts (not the best ones)."""
     made = {part: {name: row["joints"][part] for name, row in rows.items() if part in row["joints"]} for part in PARTS}
@@ -142,7 +142,7 @@ def _choose_models(target, leave_out_words, source, model, full_model) -> tuple:
         full_model = None  # nobody knows whether it saw this target
     return model, full_model
 
-
+# %% ../nbs/6_judging/23_experiment.ipynb #a2833a3e
 def _choose_reward(reward, scorers: Scorers, task: Task, contrastive: bool, mirrored: bool) -> Callable[..., Tensor]:
     """What the policy follows; see `adapt`."""
     if reward is not None and contrastive:
@@ -162,14 +162,14 @@ def _check_start(policy, scorers, corpus, task, prompts, model) -> None:
     warn_of_words(prompts, model)
     warn_of_lengths(policy, cat([task.retained.lengths, task.target.lengths, task.original.lengths]))
 
-
+# %% ../nbs/6_judging/23_experiment.ipynb #6c0182d4
 def _select_by(policy, task: Task, corpus: Corpus, source: Corpus | None) -> HeldOutSelector | None:
     """What chooses the weights that are kept (None: the last ones are): a scorer fitted to the training split."""
     clips = [*corpus.split("train"), *(source.split("train") if source is not None else ())]
     scorer = fit_scorer(clips)
     return None if scorer is None else HeldOutSelector(policy, task, scorer)
 
-
+# %% ../nbs/6_judging/23_experiment.ipynb #a80dafde
 def _name(function: object) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
@@ -193,7 +193,7 @@ def report_values(rows: Mapping[str, dict], task: Task, settings: Mapping, log: 
     }
     return _without_nan(values | {"gap_closed": gap_closed(values)})
 
-
+# %% ../nbs/6_judging/23_experiment.ipynb #c0a592c6
 def _without_nan(value: object) -> object:
     """None for a number that could not be measured: JSON has no other word for it."""
     if isinstance(value, dict):
@@ -210,7 +210,7 @@ def _save_last(policy: DiffusionPolicy, base: DiffusionPolicy, folder: Path) -> 
         last.load_state_dict({name: reduce(getattr, name.split("."), policy.denoiser) for name in last.state_dict()})
     last.save_pretrained(folder)
 
-
+# %% ../nbs/6_judging/23_experiment.ipynb #2f991b2e
 def _keep_last(policy, base, config, folder: str | Path | None, seen: list, callbacks: list) -> Callable[[dict], None]:
     """Note each record; before the chosen weights come back, keep the last ones in `folder`/model-last."""
 
@@ -222,7 +222,7 @@ def _keep_last(policy, base, config, folder: str | Path | None, seen: list, call
 
     return after
 
-
+# %% ../nbs/6_judging/23_experiment.ipynb #961a7bf1
 def _chosen(log: list[dict], before: float = -math.inf) -> dict:
     """Which iteration's weights were kept, and by what score: of those that score above `before`, the best.
 
@@ -238,7 +238,7 @@ def _chosen(log: list[dict], before: float = -math.inf) -> dict:
         return last | scores | {"chosen_iteration": best["iteration"]}
     return last | scores | ({"chosen_iteration": 0} if "improved" in log[-1] else {})
 
-
+# %% ../nbs/6_judging/23_experiment.ipynb #2154d4a0
 def _sample_instead(base: DiffusionPolicy, evaluation: PolicyEvaluation, reward: Callable, calls: int) -> dict[str, dict]:
     """The target's row of the base model, the reward choosing from as many samples as `calls` network calls make.
 

@@ -65,7 +65,7 @@ class Exploration:
     def __len__(self) -> int:
         return len(self.prompts)
 
-
+# %% ../nbs/5_rl/19_exploration.ipynb #aaadedaa
 def choose(scores: Tensor, sources: Tensor, keep: int) -> Tensor:
     """The `keep` best of `scores` (prompts, n): (prompts, keep). No two share three of their `sources` (prompts, n, 4)."""
     left, chosen, rows = scores.clone(), [], torch.arange(len(scores))
@@ -91,7 +91,7 @@ class Pool:
     def size(self) -> int:
         return len(self.captions) // len(self.lengths)
 
-
+# %% ../nbs/5_rl/19_exploration.ipynb #8df4e935
 def build_pool(
     policy: DiffusionPolicy,
     reward: Callable[..., Tensor],
@@ -192,7 +192,7 @@ def unserved(found: Exploration, quantile: float = 0.05) -> list[str]:
         if score < expected
     ]
 
-
+# %% ../nbs/5_rl/19_exploration.ipynb #3be798e1
 def explored_kinds(found: Exploration) -> dict[str, tuple[float, float]]:
     """For each of KINDS its share of the proposals, and its share of what was chosen."""
     tried = torch.bincount(found.all_kinds.flatten(), minlength=len(KINDS)) / found.all_kinds.numel()

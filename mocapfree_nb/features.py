@@ -56,7 +56,7 @@ def _as_joints(joints: Tensor | np.ndarray, skeleton: Skeleton) -> Tensor:
         raise ValueError(f"joints have {joints.shape[-3]} frame; a velocity needs at least 2")
     return joints if joints.dtype == torch.float64 else joints.float()
 
-
+# %% ../nbs/1_motion/01_features.ipynb #9a5e3623
 def _refuse_nan(joints: Tensor) -> None:
     if not torch.isfinite(joints).all():
         raise ValueError("joints hold NaN or infinite values; leave such clips out")
@@ -105,13 +105,13 @@ def _bone_vectors(joints: Tensor, skeleton: Skeleton) -> Tensor:
     """(..., J - 1, 3) vector from each joint's parent to it, the root left out."""
     return joints[..., 1:, :] - joints[..., skeleton.parents[1:], :]
 
-
+# %% ../nbs/1_motion/01_features.ipynb #b5738105
 def _bone_rotations(joints: Tensor, skeleton: Skeleton) -> Tensor:
     """(..., J - 1, 4) unit quaternions that turn each bone's rest direction to where it points."""
     rest = torch.as_tensor(skeleton.raw_offsets[1:], dtype=joints.dtype, device=joints.device)
     return rotation_between(rest, _bone_vectors(joints, skeleton))
 
-
+# %% ../nbs/1_motion/01_features.ipynb #76f42b81
 def _relative_6d(before: Tensor, bones: Tensor) -> Tensor:
     """First two columns of `before`^-1 `bones`, unit quaternions with their four numbers first, (4, ...): (..., 6)."""
     (a, b, c, d), (x, y, z, w) = before, bones
@@ -121,7 +121,7 @@ def _relative_6d(before: Tensor, bones: Tensor) -> Tensor:
     second = 2 * (i * j - k * r), 1 - 2 * (i * i + k * k), 2 * (j * k + i * r)
     return torch.stack([*first, *second], dim=-1)
 
-
+# %% ../nbs/1_motion/01_features.ipynb #60153e50
 @lru_cache
 def _previous_in_chain(skeleton: Skeleton) -> list[int]:
     """For each joint but the root, the joint before it in its chain; 0 for the first bone of a chain."""
@@ -163,7 +163,7 @@ def _turn_all(matrix: Tensor, vectors: Tensor) -> Tensor:
     rows = [row[..., :1] * x + row[..., 1:2] * y + row[..., 2:] * z for row in matrix.unbind(-2)]
     return torch.stack(rows, dim=-1)
 
-
+# %% ../nbs/1_motion/01_features.ipynb #327bb970
 def _features(joints: Tensor, skeleton: Skeleton, sign_continuity: bool) -> Tensor:
     """Features of joints that are already on the floor and face +z."""
     heading = _heading(joints, skeleton)
@@ -194,7 +194,7 @@ def length_mask(lengths: Tensor | np.ndarray | list[int], frames: int) -> Tensor
     lengths = torch.as_tensor(lengths)
     return torch.arange(frames, device=lengths.device) < lengths[..., None]
 
-
+# %% ../nbs/1_motion/01_features.ipynb #0b8e6bf0
 def _hold_last(joints: Tensor, lengths: Tensor) -> Tensor:
     """Replace the padding of (B, T, J, 3) by each clip's last real frame."""
     if joints.ndim != 4 or lengths.shape != joints.shape[:1]:
@@ -249,7 +249,7 @@ def _as_features(features: Tensor | np.ndarray, skeleton: Skeleton) -> Tensor:
         )
     return features if features.dtype == torch.float64 else features.float()
 
-
+# %% ../nbs/1_motion/01_features.ipynb #a4c223eb
 def root_path(features: Tensor | np.ndarray, skeleton: Skeleton = HUMANML3D) -> tuple[Tensor, Tensor]:
     """Heading and root position of every frame: quaternions (..., T, 4) xyzw and positions (..., T, 3).
 
@@ -319,7 +319,7 @@ def _mirror_map(skeleton: Skeleton) -> tuple[Tensor, Tensor]:
     order[groups["contacts"]] = order[groups["contacts"]].roll(2)
     return order, sign
 
-
+# %% ../nbs/1_motion/01_features.ipynb #e3e6e329
 def mirror(features: Tensor, skeleton: Skeleton = HUMANML3D) -> Tensor:
     """Features (..., T, 12 J - 1) of the motion seen in a mirror, left and right exchanged."""
     order, sign = _mirror_map(skeleton)
@@ -329,7 +329,7 @@ def mirror(features: Tensor, skeleton: Skeleton = HUMANML3D) -> Tensor:
 class WrongWidth(UserError, ValueError):
     """Motion of another number of features than the network was made for."""
 
-
+# %% ../nbs/1_motion/01_features.ipynb #343d0dfb
 def check_width(motion: Tensor | np.ndarray, num_features: int, name: str = "motion") -> None:
     """Raise `WrongWidth` unless `motion` is (batch, frames, num_features); `name` is what the message calls it."""
     if motion.ndim == 3 and motion.shape[-1] == num_features:

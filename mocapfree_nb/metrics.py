@@ -20,7 +20,7 @@ def _double(values: Tensor) -> Tensor:
     """As float64; on the CPU where the device has no such numbers (Apple's)."""
     return (values.cpu() if values.device.type == "mps" else values).double()
 
-
+# %% ../nbs/6_judging/21_metrics.ipynb #0968fc4b
 def _rows(name: str, values, least: int = 1) -> Tensor:
     """Embeddings as a float64 tensor (N, D), or a `ValueError` that says what was wrong."""
     values = torch.as_tensor(values)
@@ -30,7 +30,7 @@ def _rows(name: str, values, least: int = 1) -> Tensor:
         raise ValueError(f"{name} holds NaN or infinite numbers")
     return _double(values)
 
-
+# %% ../nbs/6_judging/21_metrics.ipynb #57dfead8
 def frechet_distance(
     a: Tensor,  # (N, D) embeddings
     b: Tensor,  # (M, D) embeddings
@@ -59,7 +59,7 @@ def _randomness(generator) -> Callable[[int, int], Tensor]:
     device = "cpu" if generator is None else generator.device
     return lambda n, count: torch.randperm(n, generator=generator, device=device)[:count].cpu()
 
-
+# %% ../nbs/6_judging/21_metrics.ipynb #73ff6565
 def _marks(distance: Tensor, truth: Tensor, top_k: int) -> Tensor:
     """Distances to candidates (B, C) and to the right one (B,) (itself among them) -> expected hits (B, top_k)."""
     nearer = (distance < truth[:, None]).sum(1, keepdim=True)
@@ -67,7 +67,7 @@ def _marks(distance: Tensor, truth: Tensor, top_k: int) -> Tensor:
     places = torch.arange(1, top_k + 1, device=distance.device)
     return ((places - nearer) / tied).clamp(0.0, 1.0)
 
-
+# %% ../nbs/6_judging/21_metrics.ipynb #0cbb48ad
 def _matched(text, motion, batch_size: int) -> tuple[Tensor, Tensor]:
     """Both as float64, the incomplete last batch dropped."""
     text, motion = _rows("text", text), _rows("motion", motion)
@@ -108,7 +108,7 @@ def precision_marks(
     truth = distance.diagonal(dim1=1, dim2=2)
     return _marks(distance.flatten(0, 1), truth.flatten(), top_k).double()
 
-
+# %% ../nbs/6_judging/21_metrics.ipynb #b2f3eed6
 def r_precision(
     text: Tensor, motion: Tensor, top_k: int = 3, batch_size: int = 32, distractors: Tensor | None = None, generator=None
 ) -> Tensor:
@@ -129,7 +129,7 @@ def diversity(emb: Tensor, pairs: int = 300, generator=None) -> float:
     first, second = draw(len(emb), pairs), draw(len(emb), pairs)
     return (emb[first.to(emb.device)] - emb[second.to(emb.device)]).norm(dim=1).mean().item()
 
-
+# %% ../nbs/6_judging/21_metrics.ipynb #8661eaa5
 def multimodality(emb: Tensor, pairs: int = 10, generator=None) -> float:
     """Mean distance between `pairs` (at most repeats) pairs of motions of one caption; emb (captions, repeats, D)."""
     emb = torch.as_tensor(emb)

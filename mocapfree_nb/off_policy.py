@@ -35,14 +35,14 @@ def posterior_states(policy: DiffusionPolicy, x0: Tensor, step: Tensor, generato
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
 
-
+# %% ../nbs/5_rl/20_off_policy.ipynb #df21bf3f
 def motion_errors(policy: DiffusionPolicy, predicted: Tensor, x0: Tensor, lengths: Tensor) -> Tensor:
     """Mean square of `predicted - x0` (B, rows, width) over the rows that count: (B,)."""
     rows = policy.denoiser.state_lengths(lengths)
     valid = length_mask(rows, x0.shape[1])[..., None]
     return (predicted - x0).square().masked_fill(~valid, 0).flatten(1).sum(1) / (rows * x0.shape[2])
 
-
+# %% ../nbs/5_rl/20_off_policy.ipynb #f0ebb99c
 def step_weights(policy: DiffusionPolicy) -> Tensor:
     """What the squared error of the predicted x0 weighs in each step's negative log-probability: (steps,), k^2 / 2 sigma^2.
 
@@ -61,7 +61,7 @@ class Retained:
     steps: Tensor  # (K, N) long, the denoising steps they stand before
     predicted: Tensor  # (K, N, rows, width)
 
-
+# %% ../nbs/5_rl/20_off_policy.ipynb #90f5b61b
 @torch.no_grad()
 def base_predictions(
     policy: DiffusionPolicy, retained: Known, generator: torch.Generator, count: int = 3, batch_size: int = 64
@@ -81,7 +81,7 @@ def base_predictions(
     text = policy.encode([caption for caption, _ in retained])
     return Retained(text, lengths.to(policy.device), states, steps, predicted)
 
-
+# %% ../nbs/5_rl/20_off_policy.ipynb #27036e9c
 def distillation_loss(policy: DiffusionPolicy, base: Retained, count: int, generator: torch.Generator) -> Tensor:
     """Mean squared change of the predicted x0 at `count` states of the base policy's trajectories: a scalar."""
     kept, rows = (torch.randint(n, (count,), generator=generator) for n in base.steps.shape)
@@ -116,7 +116,7 @@ class LearnConfig:
             not_negative=("weight_decay", "distillation"),
         )
 
-
+# %% ../nbs/5_rl/20_off_policy.ipynb #8bc86629
 def learn(
     policy: DiffusionPolicy,
     found: Exploration,
@@ -221,7 +221,7 @@ def _save(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept,
     with write_atomically(Path(folder) / "log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in log), encoding="utf-8")
 
-
+# %% ../nbs/5_rl/20_off_policy.ipynb #3eb362f9
 def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept, generator: torch.Generator) -> list[dict]:
     """The log of the checkpoint in `folder`, with everything set as it was; an empty one where there is none."""
     path = Path(folder) / "checkpoints" / "last.pt" if folder else None

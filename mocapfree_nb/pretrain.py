@@ -177,7 +177,7 @@ def random_diffusion_loss(
     conditional = torch.rand(count, generator=generator, device=device) >= text_dropout
     return diffusion_loss(denoiser, denoiser.noise_schedule, x0, lengths, text, t, noise, conditional, joint_weight)
 
-
+# %% ../nbs/3_diffusion/11_pretraining.ipynb #27df1f7f
 def denoising_loss(
     denoiser: Denoiser, stacked: StackedCorpus, config: "PretrainConfig", generator: torch.Generator
 ) -> Tensor:
@@ -192,7 +192,7 @@ def _has_bfloat16(device: torch.device) -> bool:
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {"avx512_bf16": True}
     return device.type != "cpu" or any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
-
+# %% ../nbs/3_diffusion/11_pretraining.ipynb #1d052b62
 @contextlib.contextmanager
 def mixed_precision(device: torch.device, wanted: bool):
     """Autocast to bfloat16 where it is wanted and `device` has it; on a CPU, attention written out.

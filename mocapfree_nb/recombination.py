@@ -37,7 +37,7 @@ def body_parts(skeleton: Skeleton = HUMANML3D) -> tuple[list[int], ...]:
         )
     return tuple(sorted(part) for part in parts)
 
-
+# %% ../nbs/5_rl/18_recombination.ipynb #b90c71a1
 def mirror_joints(joints: Tensor, skeleton: Skeleton = HUMANML3D) -> Tensor:
     """Joints (..., J, 3) of the motion seen in a mirror, left and right exchanged."""
     twin = list(range(skeleton.num_joints))
@@ -52,7 +52,7 @@ def _turn(vectors: Tensor, yaw: Tensor) -> Tensor:
     x, y, z = vectors.unbind(-1)
     return torch.stack([x * cos + z * sin, y, z * cos - x * sin], dim=-1)
 
-
+# %% ../nbs/5_rl/18_recombination.ipynb #b15450d5
 def _frame(rows: Tensor) -> Tensor:
     """Orthonormal axes (..., 3, 3), one a row, from (..., 2, 3): the first vector kept, the second made square to it."""
     up = F.normalize(rows[..., 0, :], dim=-1)
@@ -60,13 +60,13 @@ def _frame(rows: Tensor) -> Tensor:
     across = F.normalize(across, dim=-1)
     return torch.stack([across, up, torch.linalg.cross(across, up)], dim=-2)
 
-
+# %% ../nbs/5_rl/18_recombination.ipynb #cbb78048
 def _hip_yaw(joints: Tensor, skeleton: Skeleton) -> Tensor:
     right, left, _, _ = skeleton.face_joints
     across = joints[..., left, :] - joints[..., right, :]
     return torch.atan2(-across[..., 2], across[..., 0])
 
-
+# %% ../nbs/5_rl/18_recombination.ipynb #5872b126
 @dataclass(frozen=True)
 class PartBank:
     """Motions taken apart: N of them, T frames, each part as seen from the part that carries it."""
@@ -81,7 +81,7 @@ class PartBank:
     def __len__(self) -> int:
         return len(self.lengths)
 
-
+# %% ../nbs/5_rl/18_recombination.ipynb #d9115f99
 def take_apart(joints: Tensor, lengths: Tensor, skeleton: Skeleton = HUMANML3D) -> PartBank:
     """Joints (N, T, J, 3) as a bank of 2 N motions, all on rigid bones: as they are, and then their mirror images."""
     joints, lengths = torch.cat([joints, mirror_joints(joints, skeleton)]), lengths.repeat(2)
@@ -126,7 +126,7 @@ class Recipes:
     def __getitem__(self, index: Tensor | slice) -> "Recipes":
         return Recipes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
-
+# %% ../nbs/5_rl/18_recombination.ipynb #ce09e618
 def _parts_of(kind: Tensor, pool: Tensor, mirrored: Tensor, size: int) -> Tensor:
     """Rows (N, 4) of the bank for proposals of `kind` (N,), from rows `pool` (N, 4), `mirrored` (N, 4) or not."""
     rows = pool + size * mirrored.long()
@@ -202,7 +202,7 @@ def _read(bank: PartBank, rows: Tensor, start: Tensor, end: Tensor, frames: int)
     legs, trunk = part(bank.legs, rows[:, 0])[0], part(bank.trunk, rows[:, 1])[0]
     return [path, legs, trunk, *(part(arm, rows[:, 2 + side])[0] for side, arm in enumerate(bank.arms))]
 
-
+# %% ../nbs/5_rl/18_recombination.ipynb #e6c556b4
 def put_together(bank: PartBank, recipes: Recipes) -> Tensor:
     """Joints (N, max(lengths), J, 3) of the motions that the recipes describe, on rigid bones."""
     device = bank.path.device

@@ -227,7 +227,7 @@ def _blur(motion: Tensor, sigma: Tensor, lengths: Tensor) -> Tensor:
     weight = motion.new_zeros(count, frames, frames).scatter_add(2, near, kernel)
     return weight @ motion
 
-
+# %% ../nbs/4_reward/13_retrieval.ipynb #7b803d6f
 def corrupt(
     motion: Tensor,  # (B, T, F) normalised
     lengths: Tensor,  # (B,)
@@ -254,7 +254,7 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of every row of a (N, D) with every row of b (M, D): (N, M)."""
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
 
-
+# %% ../nbs/4_reward/13_retrieval.ipynb #b852da9c
 def interpolate_motions(motion: Tensor, lengths: Tensor, count: int, generator: torch.Generator):
     """Interpolate the first `count` motions (B, T, F) with random others: motion, lengths, partner, share (count, 1)."""
     partner = torch.randperm(len(motion), generator=generator, device=motion.device)[:count]
@@ -269,7 +269,7 @@ def sample(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Te
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     return mean + (log_variance / 2).exp() * noise
 
-
+# %% ../nbs/4_reward/13_retrieval.ipynb #72c4c735
 def retrieval_loss(
     model: RetrievalModel,
     motion: Tensor,  # (B, T, F) raw, T the longest length
@@ -316,7 +316,7 @@ def embed_corpus(model: RetrievalModel, stacked: StackedCorpus, max_frames: int 
     motion = torch.cat([model.encode_motion(*stacked.motion(i, max_frames)) for i in index])
     return text[stacked.captions[:, 0]], motion
 
-
+# %% ../nbs/4_reward/13_retrieval.ipynb #fe9a28b6
 def recall_in_batches(text: Tensor, motion: Tensor, actions: Tensor, batch_size: int = 32) -> float:
     """Share of captions that rank their own motion first among `batch_size`, clips of equal label not competing."""
     hits = []

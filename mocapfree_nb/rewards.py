@@ -108,7 +108,7 @@ def swap_sides(caption: str) -> str:
 
     return re.sub(r"\b(left|right)(?=(s|wards?|most|hand(ed)?|side)?\b)", other, caption, flags=re.IGNORECASE)
 
-
+# %% ../nbs/4_reward/14_reward.ipynb #95a344ab
 def side_accuracy(model: RetrievalModel, corpus: Corpus, text_encoder: TextEncoder | None = None) -> float:
     """Share of clips with a side in their first caption that score higher with it than with sides swapped."""
     clips = [clip for clip in corpus if clip.captions[0] != swap_sides(clip.captions[0])]
@@ -153,7 +153,7 @@ def as_scores(values: object, like: Tensor) -> Tensor:
         raise UserError(wanted) from error
     raise UserError(wanted)
 
-
+# %% ../nbs/4_reward/14_reward.ipynb #0ae4b6dc
 def _as_tensor(values: object) -> Tensor:
     """Real numbers as a tensor; `TypeError` for None, words and complex numbers."""
     if not isinstance(values, Tensor):

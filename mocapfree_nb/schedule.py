@@ -19,19 +19,19 @@ def linear_betas(num_timesteps: int) -> Tensor:
     """Betas in a line from 1e-4 to .02, (T,) float64; arXiv 2006.11239, section 4, not rescaled with T."""
     return torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64)
 
-
+# %% ../nbs/3_diffusion/08_schedule.ipynb #c8c7c77e
 def scaled_linear_betas(num_timesteps: int) -> Tensor:
     """Betas whose square roots lie in a line from .00085 to .012, (T,) float64; arXiv 2112.10752."""
     return torch.linspace(0.00085**0.5, 0.012**0.5, num_timesteps, dtype=torch.float64) ** 2
 
-
+# %% ../nbs/3_diffusion/08_schedule.ipynb #e1ee4d72
 def cosine_betas(num_timesteps: int) -> Tensor:
     """Betas for an alpha-bar that falls as a squared cosine, (T,) float64; arXiv 2102.09672, equation 17."""
     time = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     kept = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
 
-
+# %% ../nbs/3_diffusion/08_schedule.ipynb #dc49eea8
 def shifted_cosine_betas(num_timesteps: int, shift: float = 4.0) -> Tensor:
     """The cosine's with `shift` times the noise beside the data at every timestep, (T,) float64; arXiv 2301.11093, eq. 7."""
     kept = torch.cumprod(1 - cosine_betas(num_timesteps), 0)

@@ -195,7 +195,7 @@ def rotation_between(a: Tensor, b: Tensor) -> Tensor:  # unit quaternion (..., 4
         size = q.square().sum(-1)
     return q * size.rsqrt()[..., None]
 
-
+# %% ../nbs/1_motion/00_skeleton.ipynb #1d439dd1
 def _half_turn(a: Tensor) -> Tensor:
     """Half a turn about an axis across `a` (..., 3): the unit vector least along `a`, made perpendicular."""
     least = torch.nn.functional.one_hot(a.abs().argmin(-1), 3).to(a.dtype)

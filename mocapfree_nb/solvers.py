@@ -139,7 +139,7 @@ def multistep_weights(plan: "SamplingPlan") -> Tensor:
     on_x0 = plan.alphas_next.sqrt() - old_noise * (plan.alphas / (1 - plan.alphas)).sqrt()
     return on_x0 * multistep_factors(plan.alphas, plan.alphas_next)
 
-
+# %% ../nbs/3_diffusion/09_samplers.ipynb #96dd1166
 @register_sampler("dpmsolver++2m", eta=0.0, multistep=True)
 @register_sampler("sde-dpmsolver++2m", eta=1.0, multistep=True)
 def two_step(plan: "SamplingPlan", step: Tensor, x_t: Tensor, x0: Tensor, history: tuple = ()) -> tuple[Tensor, Tensor]:

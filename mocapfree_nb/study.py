@@ -52,7 +52,7 @@ class Pair:
     second: Shown
     turned: int | None = None
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #85def204
 def choose_pairs(shown: Sequence[Shown], count: int, rng: np.random.Generator) -> list[Pair]:
     """At most `count` pairs of one caption and two systems, in balance over systems, captions and motions.
 
@@ -123,7 +123,7 @@ class Answers:
         names = [name for name, kept in zip(self.raters, keep, strict=True) if kept]
         return Answers(names, self.choice[:, keep], self.side[keep], self.seconds[keep])
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #37977d7c
 def _read_row(row: object, motions: Mapping[str, list[str]]) -> tuple[str, int, list[float], float]:
     "One answer as pair, side, choices, seconds; KeyError, TypeError or ValueError where it is none."
     pair, left, right = row["pair"], row["left"], row["right"]
@@ -132,7 +132,7 @@ def _read_row(row: object, motions: Mapping[str, list[str]]) -> tuple[str, int, 
         raise ValueError(f"pair {pair}")
     return pair, side, [side * {"left": 1.0, "same": 0.0, "right": -1.0}[row[name]] for name in QUESTIONS], took
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #2e332896
 def read_answers(files: Mapping[str | Path, Mapping], key: Mapping) -> Answers:
     """The answers in `files`, path -> what it holds, by the `key` of their study.
 
@@ -168,7 +168,7 @@ def _gaps(key: Mapping, strengths: Mapping[str, float], question: str) -> np.nda
     two = [[strengths.get(key["motions"][name], 0.0) for name in row["motions"]] for row in key["pairs"]]
     return np.array([known.get(row["kind"], a - b) for row, (a, b) in zip(key["pairs"], two, strict=True)])
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #0d4f0458
 def simulate_answers(
     key: Mapping,
     strengths: Mapping[str, Mapping[str, float]],  # question -> system -> Bradley-Terry log strength
@@ -242,14 +242,14 @@ def count_choices(answers: Answers, key: Mapping) -> tuple[np.ndarray, np.ndarra
             ties[:, :, j, i] += said == 0
     return wins, ties
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #a12165ba
 def resample(wins: np.ndarray, draws: int = 1000, seed: int = 0) -> np.ndarray:
     """Wins (questions, R, K, K) summed over raters drawn with replacement: (draws, questions, K, K)."""
     raters = wins.shape[1]
     times = np.random.default_rng(seed).multinomial(raters, np.full(raters, 1 / raters), size=draws)
     return np.einsum("br,qrij->bqij", times, wins)
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #194d5f84
 def _middle(values: np.ndarray) -> list[float]:
     "The middle 95% of values, along the first axis."
     return np.nanpercentile(values, [2.5, 97.5], axis=0).T.tolist()
@@ -264,7 +264,7 @@ def share_of(chosen: np.ndarray) -> dict | None:
     wilson = [float(end) for end in test.proportion_ci(method="wilson")]
     return {"share": count / decided, "decided": decided, "wilson": wilson, "p": float(test.pvalue)}
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #b19e8090
 def holm(p: Sequence[float]) -> list[float]:
     """P-values adjusted for their number, by Holm (1979): in rising order times n, n - 1, ..., never falling, at most 1."""
     order, adjusted, highest = np.argsort(p), np.zeros(len(p)), 0.0
@@ -273,7 +273,7 @@ def holm(p: Sequence[float]) -> list[float]:
         adjusted[i] = highest
     return adjusted.tolist()
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #be2e9268
 def preferences(wins: np.ndarray, ties: np.ndarray, drawn: np.ndarray, systems: Sequence[str]) -> list[dict]:
     """One row for each question and two systems that met: counts, share of the first among decided answers, its Wilson
     interval, its interval over raters (Wilson's where all answers are one, as resampling them shows no spread), p of
@@ -307,7 +307,7 @@ def bradley_terry(wins: np.ndarray, met: np.ndarray) -> np.ndarray:
     strengths = choix.ilsr_pairwise_dense(wins + 0.5 * met)
     return strengths - strengths.mean()
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #87e6215e
 def strengths(wins: np.ndarray, ties: np.ndarray, drawn: np.ndarray, systems: Sequence[str]) -> list[dict]:
     """One row for each question and system: log strength and its interval over raters."""
     rows = []
@@ -341,20 +341,20 @@ def sign_test_power(share: float, decided: np.ndarray | int) -> np.ndarray:
     low = binom.ppf(LEVEL / 2, decided, 0.5) - 1                        # the most wins that are significantly few
     return binom.cdf(low, decided, share) + binom.sf(np.asarray(decided) - low - 1, decided, share)
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #ed5555e1
 @lru_cache
 def answers_needed(share: float, most: int = 5000) -> int | None:
     """From how many decided answers on a preference of `share` is found with 80% power; None for more than `most`."""
     weak = np.flatnonzero(sign_test_power(share, np.arange(1, most + 1)) < POWER)
     return None if weak[-1] + 1 == most else int(weak[-1] + 2)
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #25e6a4f5
 def raters_needed(share: float, decided: float, design_effect: float = 1.0) -> int | None:
     """How many raters with `decided` answers each that takes, where answers hang together; None for too many."""
     needed = answers_needed(share)
     return math.ceil(needed * max(1.0, design_effect) / decided) if needed and decided > 0 else None
 
-
+# %% ../nbs/6_judging/24_user_study.ipynb #62fc0905
 def detectable_share(decided: float, design_effect: float = 1.0) -> float | None:
     """The least preference, in whole percent, that `decided` answers in all find with 80% power; None: none."""
     worth, shares = int(decided / max(1.0, design_effect)), np.arange(51, 101) / 100

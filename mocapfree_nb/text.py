@@ -360,7 +360,7 @@ def remember_text_encoder(model: torch.nn.Module, encoder: Callable) -> None:
     config = getattr(encoder, "config", None)
     model.text_encoder_config = None if config in (None, TextEncoder.config) else dict(config)
 
-
+# %% ../nbs/2_data/07_text.ipynb #f118b5f2
 def text_encoder_of(model: torch.nn.Module, source: str | os.PathLike | None = None):
     """The text encoder that `model` names in its `config.json`, else MiniLM; `source` is another place to load it from.
 

@@ -24,7 +24,7 @@ def bone_lengths(skeleton: Skeleton = HUMANML3D) -> Tensor:
     """Length of the bone that ends at each joint but the root, (J - 1,) float64 in the skeleton's unit."""
     return torch.from_numpy(np.linalg.norm(skeleton.offsets[1:], axis=-1))
 
-
+# %% ../nbs/1_motion/04_validity.ipynb #c48d1d17
 def rigid_joints(joints: Tensor, skeleton: Skeleton = HUMANML3D) -> Tensor:
     """Joints (..., J, 3) on rigid bones: directions kept, lengths those of `skeleton.offsets`, the lower foot in place."""
     bones = joints[..., 1:, :] - joints[..., skeleton.parents[1:], :]
@@ -50,7 +50,7 @@ def rebuild(joints: Tensor, lengths: Tensor, skeleton: Skeleton = HUMANML3D) -> 
     joints[rows, lengths] = following
     return joints_to_features(joints, skeleton, sign_continuity=True, lengths=lengths + 1)
 
-
+# %% ../nbs/1_motion/04_validity.ipynb #1fb71abb
 def rigid(motion: Tensor, lengths: Tensor, skeleton: Skeleton | None = None) -> Tensor:
     """Raw motion (B, T, F) with lengths (B,) put on rigid bones, all features made anew: (B, T, F)."""
     skeleton = skeleton or skeleton_of(motion.shape[-1])

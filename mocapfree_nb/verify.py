@@ -46,12 +46,12 @@ def _strides(body: Body) -> Tensor:
     "Do both feet take their turn in front of the other?"
     return swaps(body.ahead(body.at(7), body.at(8)), -0.08, 0.08, body.real) >= 1
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #90858fd9
 def _upright(body: Body) -> Tensor:
     "The pelvis never comes lower than a stride lets it (B,)."
     return body.height(0).amin(1) > 0.68
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #05671cd7
 @_rule("walk-forward")
 def _walk_forward(body: Body) -> Tensor:
     ahead, left = body.went
@@ -65,14 +65,14 @@ def _walk_forward(body: Body) -> Tensor:
         & _upright(body)
     )
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #8ce7a5bd
 @_rule("walk-backward")
 def _walk_backward(body: Body) -> Tensor:
     ahead, left = body.went
     straight = (left.abs() < 0.5 * ahead.abs()) & (body.turned.abs() < 50)
     return (ahead < -0.4) & straight & _strides(body) & ~body.some(body.flight, 4) & _upright(body)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #f5d323d0
 @_rule("run")
 def _run(body: Body) -> Tensor:
     ahead, left = body.went
@@ -84,7 +84,7 @@ def _stand(body: Body) -> Tensor:
     moving = body.joints[:, :, [0, 7, 8, 15, 20, 21]]
     return ((moving.amax(1) - moving.amin(1)).amax((1, 2)) < 0.17) & (body.height(0).amin(1) > 0.84)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #64bfb78c
 @_rule("sidestep-{}")
 def _sidestep(body: Body, side: int) -> Tensor:
     ahead, left = body.went
@@ -92,12 +92,12 @@ def _sidestep(body: Body, side: int) -> Tensor:
     apart = swaps(body.leftward(body.at(7), body.at(8)), 0.24, 0.32, body.real) >= 1
     return (aside > 0.35) & (ahead.abs() < 0.5 * aside) & (body.turned.abs() < 45) & apart & _upright(body)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #95cff78a
 @_rule("turn-{}")
 def _turn(body: Body, side: int) -> Tensor:
     return (body.turned * (1 - 2 * side) > 50) & (body.roamed < 0.45)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #ffa88a81
 @_rule("circle-{}")
 def _circle(body: Body, side: int) -> Tensor:
     return (body.turned * (1 - 2 * side) > 80) & (body.roamed > 0.55) & _strides(body)
@@ -107,18 +107,18 @@ def _lifts(body: Body, side: int, height: float) -> Tensor:
     "Frames with one ankle above `height` while the other foot stands (B, T)."
     return (body.height(7, side) > height) & (body.height(7, 1 - side) < 0.13)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #b8801517
 @_rule("march")
 def _march(body: Body) -> Tensor:
     both = body.some(_lifts(body, LEFT, 0.2), 2) & body.some(_lifts(body, RIGHT, 0.2), 2)
     return both & (body.roamed < 0.4) & (body.turned.abs() < 45) & ~body.some(body.flight, 4)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #8f582a47
 def _grounded(body: Body) -> Tensor:
     "Frames with both feet on the floor (B, T)."
     return (body.joints[:, :, [7, 8], 1].amax(-1) < 0.12) & (body.joints[:, :, [10, 11], 1].amax(-1) < 0.08)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #b60fb292
 @_rule("hop-{}")
 def _hop(body: Body, side: int) -> Tensor:
     raised, real = body.height(7, 1 - side) > 0.14, body.real[:, 8:]
@@ -147,22 +147,22 @@ def _low(body: Body) -> Tensor:
     "Lowest pelvis height as a share of its height at the start (B,)."
     return body.height(0).amin(1) / body.first(body.height(0))
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #6fd7761b
 def _comes_up(body: Body) -> Tensor:
     return body.final(body.height(0)) > 0.86 * body.first(body.height(0))
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #1da355a7
 @_rule("squat")
 def _squat(body: Body) -> Tensor:
     still = ~body.some(body.flight, 3)
     return (_low(body) < 0.7) & _comes_up(body) & (body.stoop.amax(1) < 60) & still
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #9b981e7b
 @_rule("bow")
 def _bow(body: Body) -> Tensor:
     return body.some(body.stoop > 42, 5) & (_low(body) > 0.8)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #bd3019cf
 @_rule("pick-up")
 def _pick_up(body: Body) -> Tensor:
     hand = body.joints[:, :, [20, 21], 1].amin((1, 2)) < 0.36
@@ -176,13 +176,13 @@ def _lean(body: Body, side: int) -> Tensor:
     dip = torch.rad2deg(torch.atan2(-line[..., 1], line[..., [0, 2]].norm(dim=-1)))
     return body.some((body.tilt * sign > 11) & (dip * sign > 17), 5) & (_low(body) > 0.85)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #129b7f2e
 @_rule("kneel")
 def _kneel(body: Body) -> Tensor:
     knees = torch.stack([body.final(body.height(4)), body.final(body.height(5))], 1)
     return (knees.amin(1) < 0.18) & (body.final(body.height(0)) < 0.68)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #2836fdc5
 @_rule("sit")
 def _sit(body: Body) -> Tensor:
     feet = 0.5 * (body.at(7) + body.at(8))
@@ -205,7 +205,7 @@ def _twist(body: Body) -> Tensor:
     low = body.over_shoulder.amax((1, 2)) < 0.15
     return (turn.amax(1) > 18) & (turn.amin(1) < -18) & (turn.amax(1) - turn.amin(1) > 52) & still & low
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #e8778fce
 @_rule("kick-{}")
 def _kick(body: Body, side: int) -> Tensor:
     ankle, pelvis = body.at(7, side), body.at(0)
@@ -213,7 +213,7 @@ def _kick(body: Body, side: int) -> Tensor:
     other = body.height(7, 1 - side).amax(1) < 0.16
     return body.some(out, 2) & other & _upright(body)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #f6960d64
 @_rule("lift-knee-{}")
 def _lift_knee(body: Body, side: int) -> Tensor:
     ankle, knee = body.at(7, side), body.at(4, side)
@@ -241,12 +241,12 @@ def _raise_both_arms(body: Body) -> Tensor:
 def _touches(body: Body, side: int) -> Tensor:
     return ((body.at(20, side) - body.at(15)).norm(dim=-1) < 0.23) & (body.elbow[..., side] < 120)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #f398610e
 @_rule("touch-head-{}")
 def _touch_head(body: Body, side: int) -> Tensor:
     return (body.held(_touches(body, side)) >= 5) & (body.held(_touches(body, 1 - side)) < 5)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #6dbc6bb0
 @_rule("wave-{}")
 def _wave(body: Body, side: int) -> Tensor:
     up = (body.over_shoulder[..., side] > 0.04) & (body.elbow[..., side] < 150) & body.real
@@ -261,17 +261,17 @@ def _level(body: Body) -> Tensor:
     "Frames with each wrist at about the height of its shoulder (B, T, 2)."
     return body.over_shoulder.abs() < 0.19
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #1768a7f8
 def _forward(body: Body) -> Tensor:
     "Frames with each arm straight forward (B, T, 2)."
     return (body.reach > 0.37) & _level(body)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #8ac883da
 @_rule("point-{}")
 def _point(body: Body, side: int) -> Tensor:
     return (body.held(_forward(body)[..., side]) >= 10) & (body.held(_forward(body)[..., 1 - side]) < 4)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #521d43e8
 @_rule("punch-{}")
 def _punch(body: Body, side: int) -> Tensor:
     out, height = _forward(body)[..., side], body.over_shoulder[..., side]
@@ -293,12 +293,12 @@ def _throw(body: Body, side: int) -> Tensor:
     released = (fast & after[:, 2:]).any(1) & body.some((reach > 0.25) & after, 1)
     return body.some(cocked, 2) & released & body.some(down, 1)
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #79b75191
 @_rule("spread-arms")
 def _spread_arms(body: Body) -> Tensor:
     return body.held(((body.outward > 0.36) & _level(body)).all(-1)) >= 6
 
-
+# %% ../nbs/1_motion/03_checks.ipynb #e698c9d8
 @_rule("clap")
 def _clap(body: Body) -> Tensor:
     apart = (body.at(20) - body.at(21)).norm(dim=-1)

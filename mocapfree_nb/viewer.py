@@ -50,7 +50,7 @@ def as_array(values) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ValueError("not an array of numbers") from error
 
-
+# %% ../nbs/1_motion/02_viewing.ipynb #e8bbc12a
 def check_joints(joints, skeleton: Skeleton, name: str = "joints") -> np.ndarray:
     "`joints` as a float64 array (T, J, 3) on the CPU, or a `ValueError` that says what is wrong."
     expected = f"expected (frames, {skeleton.num_joints}, 3) for the {skeleton.name} skeleton"
@@ -82,7 +82,7 @@ def named_motions(motions, dimensions: int) -> dict:
         raise ValueError("no motions to draw: give at least one clip of joints (frames, joints, 3)")
     return named
 
-
+# %% ../nbs/1_motion/02_viewing.ipynb #f0160268
 def check_motions(motions, skeleton: Skeleton, most: int | None = None) -> dict[str, np.ndarray]:
     "Named clips (T, J, 3), all checked, none of more than `most` frames."
     clips = {name: check_joints(clip, skeleton, name or "joints") for name, clip in named_motions(motions, 3).items()}
@@ -99,7 +99,7 @@ def joint_sides(skeleton: Skeleton) -> np.ndarray:
     side[list(skeleton.left_joints)], side[list(skeleton.right_joints)] = 1, 2
     return side
 
-
+# %% ../nbs/1_motion/02_viewing.ipynb #dd5b3829
 def strokes_of(skeleton: Skeleton) -> list[list[int]]:
     "The joint tree as paths that cover every bone once, the middle line first."
     side, parents = joint_sides(skeleton), skeleton.parents
