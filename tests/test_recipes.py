@@ -138,7 +138,7 @@ def test_what_would_fail_is_found_before(world, tmp_path):
     assert "latent space asked for" in problems(plan_of(world, space="latent"))
     assert "no corpus at" in problems(plan_of(world, data={"kit": tmp_path / "no", "humanml3d": world / "humanml3d"}))
     assert "should hold one file of weights" in problems(plan_of(world, model=tmp_path))
-    assert "HumanML3D (22 joints) offered to a network for KIT-ML" in problems(plan_of(world, evaluator=world / "kit-evaluator"))
+    assert "must be of one skeleton" in problems(plan_of(world, evaluator=world / "kit-evaluator"))
     (tmp_path / "done").mkdir()
     (tmp_path / "done/report.json").write_text("{}")
     assert "holds a finished run" in problems(plan_of(world), tmp_path / "done")
