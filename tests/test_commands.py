@@ -51,6 +51,8 @@ def typed(line: str) -> list[str]:
 
 def parse(words: list[str]) -> None:
     "Raise what typer raises for words that it does not understand."
+    if words[0] == "--import":  # an option of the whole program: what it names is not there to be imported
+        words = words[2:]
     context = GROUP.make_context("mocapfree", list(words), resilient_parsing=words == ["--help"])
     if words != ["--help"]:
         name, command, rest = GROUP.resolve_command(context, words)

@@ -216,7 +216,7 @@ def sweep(
     """Settings times seeds: adapt once for each, go on where it stopped, print a table and draw a figure beside --out.
 
     Settings:   mocapfree sweep --out runs/rates.json --set learning_rate=3e-4,1e-3 --set kl_weight=0,0.02
-    Ablation:   mocapfree sweep --out runs/ablation.json           the recipe, and the recipe with one part taken away
+    Ablation:   mocapfree sweep --out runs/ablation.json
     """
     from mocapfree_nb.sweep import choose_variants, sweep, sweep_figure, sweep_table
 
