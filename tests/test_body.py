@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import roma
 import torch
+from command import command
 
-from mocapfree_nb import cli
 from mocapfree_nb.files import UserError
 from mocapfree_nb.output.body import blend_skin, capsules, dress, mesh_strip, save_body
 from mocapfree_nb.output.ik import Pose, measure_body
@@ -208,14 +208,6 @@ def test_the_strip_is_one_mesh_and_keeps_left_on_the_left():
     across = np.asarray(mesh.y)[:count]                                    # plot's y is the body's x
     assert across[colours[:, 2] > colours[:, 0] + 30].mean() > across[colours[:, 0] > colours[:, 2] + 30].mean() + 0.1
     assert len(plot.to_json()) < 150_000
-
-
-def command(capsys, monkeypatch, *arguments) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mocapfree", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    return stop.value.code or 0, captured.out, captured.err
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from command import command
 
 from mocapfree_nb import (
-    cli,
     evaluation,
     experiment,
     files,
@@ -269,17 +269,6 @@ def run(*arguments, cwd):
         capture_output=True, text=True, cwd=cwd, timeout=120,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
-
-
-def command(capsys, monkeypatch, *arguments):
-    """Run the command line in this process: exit status, what it printed, what it complained."""
-    monkeypatch.setattr(sys, "argv", ["mocapfree", *map(str, arguments)])
-    status = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        status = stop.code or 0
-    return status, *capsys.readouterr()
 
 
 MISTAKES = {

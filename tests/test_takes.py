@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from command import command
 from test_ik import MOTIONS, positions_by_bvhio, turning
 
-from mocapfree_nb import cli
 from mocapfree_nb.features import joints_to_features
 from mocapfree_nb.files import UserError
 from mocapfree_nb.output.takes import export_motion, load_takes, save_motions
@@ -31,14 +31,6 @@ def test_joints_features_batches_and_runs_are_recognised(tmp_path):
     take = load_takes(tmp_path)[0]
     assert (take.title, list(take.panels)) == ("a <b>kick</b>", ["before", "full data"])
     assert np.abs(take.panels["before"] - MOTIONS[0]).max() < 1e-6
-
-
-def command(capsys, monkeypatch, *arguments) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mocapfree", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    captured = capsys.readouterr()
-    return stop.value.code or 0, captured.out, captured.err
 
 
 @pytest.fixture
