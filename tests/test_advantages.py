@@ -5,24 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_policy import height, make_policy
 
 from mocapfree_nb.advantages import PromptTracker, collect_branches, group_advantages, timestep_weights
-from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
+from mocapfree_nb.denoiser import Denoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "ddpo.npz", allow_pickle=False)
 TRAINING = ["raises both arms", "lifts both hands"]
-
-
-def make_policy(prediction="x0", **settings):
-    torch.manual_seed(0)
-    size = {"width": 32, "layers": 2, "heads": 2, "feedforward": 64, "frames_per_token": 4}
-    return DiffusionPolicy(MotionDenoiser(prediction=prediction, **size), **{"steps": 6, **settings})
-
-
-def height(motion, lengths, prompts):
-    return motion[:, :, 3].mean(1)
 
 
 @pytest.mark.parametrize("case", ["buffer16_min16", "buffer16_min4"])

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from small_policy import height
 
 from mocapfree_nb.callbacks import Callback, TrackerCallback, as_callbacks, flat_record
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
@@ -14,10 +15,6 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy
 
 CONFIG = DDPOConfig(iterations=2, prompts_per_iteration=1, motions_per_prompt=2, distillation_weight=0.0)
-
-
-def height(motion, lengths, prompts):
-    return motion[:, :, 3].mean(1)
 
 
 def make_trainer(**arguments):

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_policy import height, make_policy
 
 from mocapfree_nb import ddpo, run_settings
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
-from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.pretrain import load_state
 from mocapfree_nb.reading import save_state
 
@@ -29,16 +29,6 @@ def test_clipped_loss_and_gradient_equal_the_reference(case):
     loss.backward()
     np.testing.assert_allclose(loss.item(), get["loss"], rtol=1e-12)
     np.testing.assert_allclose(new.grad, get["grad_new_log_prob"], rtol=1e-10, atol=1e-14)
-
-
-def make_policy(prediction="x0", **settings):
-    torch.manual_seed(0)
-    size = {"width": 32, "layers": 2, "heads": 2, "feedforward": 64, "frames_per_token": 4}
-    return DiffusionPolicy(MotionDenoiser(prediction=prediction, **size), **{"steps": 6, **settings})
-
-
-def height(motion, lengths, prompts):
-    return motion[:, :, 3].mean(1)
 
 
 CONFIG = DDPOConfig(
