@@ -9,11 +9,11 @@ from small_policy import height, make_policy
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.exploration import ExploreConfig
+from mocapfree_nb.files import WEIGHTS
 from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.models.registry import load_policy
-from mocapfree_nb.files import WEIGHTS
 from mocapfree_nb.off_policy import LearnConfig, explore_and_learn
-from mocapfree_nb.exploration import ExploreConfig
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.pretrain import PretrainConfig, pretrain
 from mocapfree_nb.retrieval import RetrievalModel
