@@ -21,7 +21,7 @@ from mocapfree_nb.verify import verify
 
 SENTENCE = "a child lifts both arms up high while pivoting left"
 NASTY = "a person waves </script><img src=x onerror=document.title='caught'>"
-CLOSE = 1e-3
+CLOSE = 1e-4  # in normalised features, metres and score; measured: 3e-5, 2e-6, 3e-6
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,9 @@ def browser():
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_page(browser, page_file):
-    "The page from its file, offline; whatever goes wrong in it, or is asked of a network, fails the test."
+    "The page from its file, offline; whatever goes wrong in it, or is asked of a network, fails the tests."
     contexts, heard = [], []
 
     def opener(**options):
@@ -54,6 +54,12 @@ def open_page(browser, page_file):
     for context in contexts:
         context.close()
     assert [line for lines in heard for line in lines] == []
+
+
+@pytest.fixture(scope="module")
+def shared(open_page):
+    "A page to compute with, that no test touches."
+    return open_page()
 
 
 @cache
@@ -75,13 +81,14 @@ RUN = """async options => (await playground.run(options)).map(one => ({ name: on
 
 
 @pytest.mark.parametrize("solver, eta, steps, frames, guidance", [
-    ("ddim", None, 10, 48, 2.5), ("ddim", 0.3, 20, 47, 1.0), ("ddpm", None, 12, 37, 4.0), ("sde-dpmsolver++2m", None, 8, 48, 2.5),
+    ("ddim", None, 10, 48, 2.5), ("ddim", 0.3, 20, 47, 1.0), ("ddpm", None, 6, 37, 4.0), ("sde-dpmsolver++2m", None, 5, 48, 2.5),
+    ("dpmsolver++2m", None, 5, 36, 2.5),
 ])  # fmt: skip
-def test_the_page_makes_the_motion_that_python_makes(open_page, solver, eta, steps, frames, guidance):
+def test_the_page_makes_the_motion_that_python_makes(shared, solver, eta, steps, frames, guidance):
     trajectory, noise = in_python(solver, eta, steps, frames, guidance)
     options = {"sentence": SENTENCE, "solver": solver, "steps": steps, "frames": frames, "guidance": guidance,
                "eta": 1 if eta is None else eta}
-    found = open_page().evaluate(RUN, options | {"noise": noise.flatten(1).tolist()})
+    found = shared.evaluate(RUN, options | {"noise": noise.flatten(1).tolist()})
     assert [one["name"] for one in found] == list(playground.SHIPPED)
     full = found[1]
     np.testing.assert_allclose(full["predicted"], trajectory.predicted_x0[:, 0].flatten(1), atol=CLOSE)
@@ -91,17 +98,17 @@ def test_the_page_makes_the_motion_that_python_makes(open_page, solver, eta, ste
 
 
 @pytest.mark.parametrize("steps, seed, frames", [(10, 3, 48), (18, 2**33 + 5, 37)])  # 18: torch draws 16 at a time
-def test_a_seed_means_the_same_motion_as_on_the_command_line(open_page, steps, seed, frames):
+def test_a_seed_means_the_same_motion_as_on_the_command_line(shared, steps, seed, frames):
     policy = load_policy(WEIGHTS / "denoiser-leave-one-out", steps)
     motion = policy.generate([SENTENCE], torch.tensor([frames]), seed=seed)
-    found = open_page().evaluate(RUN, {"sentence": SENTENCE, "steps": steps, "seed": seed, "frames": frames})
+    found = shared.evaluate(RUN, {"sentence": SENTENCE, "steps": steps, "seed": seed, "frames": frames})
     np.testing.assert_allclose(found[0]["joints"], features_to_joints(motion)[0].flatten(), atol=CLOSE)
 
 
-def test_two_sentences_are_mixed_from_one_to_the_other(open_page):
-    page, other = open_page(), "the person stands still"
+def test_two_sentences_are_mixed_from_one_to_the_other(shared):
+    page, other = shared, "the person stands still"
     assert other in page.evaluate("playground.sentences")
-    common = {"steps": 4, "seed": 1}
+    common = {"steps": 2, "seed": 1}
     ends = [page.evaluate(RUN, common | {"sentence": sentence})[1]["joints"] for sentence in (SENTENCE, other)]
     mixed = {share: page.evaluate(RUN, common | {"sentence": SENTENCE, "second": other, "mix": share})[1]["joints"]
              for share in (0.5, 1)}
@@ -109,10 +116,10 @@ def test_two_sentences_are_mixed_from_one_to_the_other(open_page):
     assert min(np.abs(np.subtract(mixed[0.5], end)).max() for end in ends) > 0.02
 
 
-def test_checks_of_the_page_are_those_of_python(open_page):
+def test_checks_of_the_page_are_those_of_python(shared):
     labels = ["raise-both-arms", "kick-left", "kick-right", "bow", "kneel", "squat", "jump", "jump-forward"]
     clips = generate_clips(3 * len(labels) + 8, seed=5, actions=labels + ["pick-up", "sit"])
-    page = open_page()
+    page = shared
     for joints, length in zip(clips.joints, clips.lengths, strict=True):
         joints = joints[:length]
         found = page.evaluate("([joints, labels]) => labels.map(label => playground.check(joints, label))",
@@ -121,9 +128,9 @@ def test_checks_of_the_page_are_those_of_python(open_page):
     assert page.evaluate("playground.check(new Array(132).fill(0), 'clap')") is None
 
 
-def test_the_page_is_small_and_its_first_motion_soon(page_file, open_page):
+def test_the_page_is_small_and_its_first_motion_soon(page_file, shared):
     assert page_file.stat().st_size < 8e6
-    assert open_page().evaluate("playground.firstMotion") < 10  # seconds, on a busy machine; about 1.3 on a quiet one
+    assert shared.evaluate("playground.firstMotion") < 10  # seconds, on a busy machine; about 1.3 on a quiet one
 
 
 def test_text_stays_text_and_nothing_is_fetched(page_file, open_page):
@@ -163,10 +170,9 @@ def test_the_denoising_slider_shows_the_prediction_of_each_step(open_page):
     slider = page.get_by_role("slider", name="Denoising step", exact=True)
     assert slider.get_attribute("max") == "9"
     page.get_by_label("The slider shows").select_option("states")
-    page.get_by_role("status").filter(has_text="motions in").wait_for()
+    page.locator("#player input[max='10']").wait_for()
     slider = page.get_by_role("slider", name="Denoising step", exact=True)
-    page.wait_for_timeout(50)
-    assert slider.get_attribute("max") == "10" and slider.get_attribute("aria-valuetext") == "motion"
+    assert slider.get_attribute("aria-valuetext") == "motion"
     pictures = []
     for step in ("0", "10"):
         slider.fill(step)
@@ -182,7 +188,7 @@ def test_it_fits_fingers_and_screens(open_page, options):
     page = open_page(**options)
     assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
     small = page.evaluate("""() => [...document.querySelectorAll('button,select,input:not([type=radio]),#sentences label')]
-        .filter(element => element.offsetParent && element.getBoundingClientRect().height < 44).map(element => element.outerHTML)""")
+        .filter(one => one.offsetParent && one.getBoundingClientRect().height < 44).map(one => one.outerHTML)""")
     assert small == []
     if "reduced_motion" in options:
         page.wait_for_timeout(300)

@@ -74,7 +74,7 @@ function sceneOf(found, given, { scorer, texts }) {
   });
   const charts = [
     { lines: scores, along: "step", title: "score", first: 0 },
-    { lines, along: "frame", title: "wrist over head, m", first: 0 },
+    { lines, along: "frame", title: "wrist, m", first: 0 },
   ];
   return { ...page.scene, panels, steps, charts, height: height + 0.2, reach };
 }
@@ -150,7 +150,7 @@ function filterSentences() {
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean), action = byId("action").value;
   let shown = 0;
   for (const row of byId("sentences").children) {
-    const sentence = row.textContent.toLowerCase();
+    const sentence = `${row.textContent} ${row.dataset.label}`.toLowerCase();
     row.hidden = !((!action || row.dataset.label === action) && words.every((word) => sentence.includes(word)));
     shown += !row.hidden;
   }
@@ -171,8 +171,8 @@ function fillForm() {
   });
   const [shortest, longest] = page.models[0].config.frames;
   for (const [name, value] of [["min", shortest], ["max", longest], ["value", longest]]) byId("frames").setAttribute(name, value);
-  byId("who").textContent = [`Side by side: ${page.models.map(({ name }) => name).join(" and ")}.`,
-    page.lacking.length ? `The left one was trained without ${page.lacking.join(", ")}; adaptation starts from it.` : ""].join(" ");
+  const [left, right] = page.models.map(({ name }) => name);
+  byId("who").textContent = `Left: “${left}”${page.lacking.length ? `, trained without ${page.lacking.join(", ")}` : ""}. Right: “${right}”.`;
 }
 
 // ---- the player and the work
@@ -188,6 +188,7 @@ class PlaygroundPlayer extends Player {
 const player = new PlaygroundPlayer(byId("player")), still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 async function generate() {
+  if (!byId("seed").reportValidity()) return;
   const given = settings(), began = performance.now();
   byId("status").textContent = "Denoising …";
   try {
@@ -199,9 +200,10 @@ async function generate() {
     await player.load(sceneOf(found, given, parts));
     showNumbers(found, given, parts);
     if (first) playground.firstMotion = performance.now() / 1000;
+    const since = first ? ` First motion ${playground.firstMotion.toFixed(1)} s after the page was opened.` : "";
     const mixed = given.mix ? ` mixed with “${given.second}” (${Math.round(100 * given.mix)}%)` : "";
     byId("status").textContent =
-      `“${given.sentence}”${mixed}, seed ${given.seed}: ${found.length} motions in ${seconds.toFixed(1)} s.`;
+      `“${given.sentence}”${mixed}, seed ${given.seed}: ${found.length} motions in ${seconds.toFixed(1)} s.${since}`;
   } catch (error) {
     byId("status").textContent = `This did not work: ${error.message}. A current browser is needed.`;
   }
@@ -222,9 +224,13 @@ window.playground = playground;
 fillForm();
 showSettings();
 filterSentences();
-byId("form").addEventListener("submit", (event) => { event.preventDefault(); generate(); });
-byId("form").addEventListener("reset", (event) => {
-  event.preventDefault();
+for (const id of ["ask", "settings"]) {
+  byId(id).addEventListener("change", ({ target }) => { // of a slider: when it is let go
+    if (target.id !== "search" && target.id !== "action") generate();
+  });
+}
+byId("go").addEventListener("click", generate);
+byId("reset").addEventListener("click", () => {
   for (const input of byId("settings").querySelectorAll("input, select")) {
     if (input.tagName === "SELECT") input.selectedIndex = 0;
     else input.value = input.defaultValue;
@@ -237,9 +243,6 @@ byId("again").addEventListener("click", () => {
   generate();
 });
 byId("settings").addEventListener("input", showSettings);
-byId("form").addEventListener("change", ({ target }) => { // of a slider: when it is let go
-  if (target.id !== "search" && target.id !== "action" && byId("form").checkValidity()) generate();
-});
 for (const id of ["search", "action"]) byId(id).addEventListener("input", filterSentences);
 byId("search").addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); takeFirst(); } });
 

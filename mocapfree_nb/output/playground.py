@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mocapfree_nb.denoiser import MotionDenoiser
-from mocapfree_nb.files import WEIGHTS, UserError, is_folder, write_atomically
+from mocapfree_nb.files import WEIGHTS, UserError, is_file, is_folder, reason, write_atomically
 from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.player import _json, page_html, player_code, player_scene
 from mocapfree_nb.procedural import captions_for
+from mocapfree_nb.reading import read_json
 from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.skeleton import HUMANML3D
 from mocapfree_nb.synthetic.actions import ACTIONS, COMPOSED
@@ -24,6 +25,7 @@ from mocapfree_nb.text import TextEncoder, default_text_encoder
 
 __all__ = ["pack_halves", "playground_captions", "playground_html", "save_playground"]
 
+MOST_PROMPTS = 12  # of a run: each makes the page 10 KB larger
 SHIPPED = {"lacks six": WEIGHTS / "denoiser-leave-one-out", "knows all": WEIGHTS / "denoiser"}
 
 
@@ -114,7 +116,7 @@ _BODY, _STYLE, *_SCRIPTS = (
 
 
 def playground_html(models: Mapping[str, MotionDenoiser], prompts: Sequence[str] = (), lacking: Sequence[str] = ()) -> str:
-    """The page for one or two models by name, with `prompts` first among its sentences.
+    """The page for two models by name, with `prompts` first among its sentences.
 
     `lacking` are labels of actions that the first model never saw: the page marks them.
     Weights, token states and retrieval vectors stand in it in half precision, which is what the shipped weights are
@@ -133,25 +135,39 @@ def playground_html(models: Mapping[str, MotionDenoiser], prompts: Sequence[str]
     return page_html("Text-to-motion playground", _BODY + data + player_code("".join(_SCRIPTS)), _STYLE)
 
 
+def _of_run(folder: Path) -> tuple[Path | None, list[str]]:
+    """The model that a finished run started from, and its first training prompts; (None, []) of a model's own folder."""
+    if not is_file(folder / "report.json"):
+        return None, []
+    report = read_json(folder / "report.json")
+    try:
+        started, prompts = Path(report["config"]["model"]), report["prompts"]["training"][:MOST_PROMPTS]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/report.json does not say what the run started from: {reason(error)}") from error
+    return started, [prompt for prompt in prompts if isinstance(prompt, str)]
+
+
 def save_playground(
     out: str | Path, before: str | Path | None = None, after: str | Path | None = None, prompts: Sequence[str] = ()
 ) -> Path:
     """Write the page to `out` (.html): folders of models or runs `before` and `after`, or the two shipped transformers.
 
-    With `after` alone, `before` is the shipped model that lacks six actions. Raises `UserError` for models that the page
-    cannot run and for another ending.
+    Of a run `after`, some training prompts join the sentences, and without `before` the model that it started from stands
+    beside it. Raises `UserError` for models that the page cannot run and for another ending.
     """
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"cannot save a playground as {out.name}: it is a page, give a name that ends in .html")
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("an empty prompt says nothing to generate")
-    folders = dict(SHIPPED)
+    folders, base = dict(SHIPPED), WEIGHTS / "denoiser-leave-one-out"
     if before or after:
-        first, second = SHIPPED.values()
-        folders = {"before": Path(before or first), "after": Path(after or second)}
+        started, trained_on = _of_run(Path(after)) if after else (None, [])
+        prompts = [*prompts, *trained_on]
+        folders = {"before": Path(before or started or base), "after": Path(after or WEIGHTS / "denoiser")}
     models = {name: _denoiser(folder) for name, folder in folders.items()}
-    page = playground_html(models, prompts, () if before else LEFT_OUT_ACTIONS)
+    lacking = LEFT_OUT_ACTIONS if next(iter(folders.values())).resolve() == base.resolve() else ()
+    page = playground_html(models, prompts, lacking)
     with write_atomically(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
