@@ -10,7 +10,7 @@ from browser import chromium, listen
 from command import command
 
 from mocapfree_nb.features import features_to_joints
-from mocapfree_nb.files import WEIGHTS, UserError
+from mocapfree_nb.files import WEIGHTS, UserError, write_json
 from mocapfree_nb.models.registry import load_policy
 from mocapfree_nb.output import playground
 from mocapfree_nb.policy import collect_trajectory, draw_seeds, stepwise_noise
@@ -81,7 +81,7 @@ RUN = """async options => (await playground.run(options)).map(one => ({ name: on
 
 
 @pytest.mark.parametrize("solver, eta, steps, frames, guidance", [
-    ("ddim", None, 10, 48, 2.5), ("ddim", 0.3, 20, 47, 1.0), ("ddpm", None, 6, 37, 4.0), ("sde-dpmsolver++2m", None, 5, 48, 2.5),
+    ("ddim", None, 10, 48, 2.5), ("ddim", 0.3, 6, 47, 1.0), ("ddpm", None, 6, 37, 4.0), ("sde-dpmsolver++2m", None, 5, 48, 2.5),
     ("dpmsolver++2m", None, 5, 36, 2.5),
 ])  # fmt: skip
 def test_the_page_makes_the_motion_that_python_makes(shared, solver, eta, steps, frames, guidance):
@@ -207,6 +207,30 @@ def test_what_the_page_cannot_run_is_refused(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="half precision"):
         playground.pack_halves(np.array([1e6]))
+
+
+def test_a_run_stands_beside_the_model_it_started_from(tmp_path, monkeypatch):
+    run, seen = tmp_path / "run", {}
+    run.mkdir()
+    (run / "model").symlink_to(WEIGHTS / "denoiser")
+    started = {"model": str(WEIGHTS / "denoiser-leave-one-out")}
+    write_json(run / "report.json", {"config": started, "prompts": {"training": ["hi"]}})
+
+    def page(models, prompts, lacking):
+        seen.update(names=list(models), models=list(models.values()), prompts=prompts, lacking=lacking)
+        return ""
+
+    monkeypatch.setattr(playground, "playground_html", page)
+    playground.save_playground(tmp_path / "page.html", after=run, prompts=["mine"])
+    assert seen["names"] == ["before", "after"] and seen["prompts"] == ["mine", "hi"]
+    assert seen["lacking"] == playground.LEFT_OUT_ACTIONS
+    weights = [model.frames_in.weight for model in seen["models"]]
+    assert not torch.equal(*weights) and torch.equal(weights[1], load_policy(WEIGHTS / "denoiser").denoiser.frames_in.weight)
+    playground.save_playground(tmp_path / "page.html", before=WEIGHTS / "denoiser", after=run)
+    assert seen["lacking"] == ()
+    write_json(run / "report.json", {"prompts": []})
+    with pytest.raises(UserError, match="does not say what the run started from"):
+        playground.save_playground(tmp_path / "page.html", after=run)
 
 
 def test_every_action_has_sentences_and_none_comes_twice():

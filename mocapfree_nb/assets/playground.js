@@ -163,7 +163,9 @@ function fillForm() {
   const labels = [...new Set(page.captions.map(([, label]) => label))].filter(Boolean);
   const named = (label) => (page.lacking.includes(label) ? `${label} (the left model lacks it)` : label);
   byId("action").append(make("option", { value: "" }, "all actions"), ...labels.map((value) => make("option", { value }, named(value))));
-  byId("second").append(make("option", { value: "" }, "nothing"), ...sentences.map((value) => make("option", { value }, value)));
+  const own = (label) => page.captions.filter((row) => row[1] === label).map(([value]) => make("option", { value }, value));
+  byId("second").append(make("option", { value: "" }, "nothing"), ...own(""),
+    ...labels.map((label) => make("optgroup", { label }, ...own(label))));
   page.captions.forEach(([value, label], i) => {
     const radio = make("input", { type: "radio", name: "sentence", value });
     radio.checked = radio.defaultChecked = i === first;
