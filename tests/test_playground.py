@@ -116,6 +116,17 @@ def test_two_sentences_are_mixed_from_one_to_the_other(shared):
     assert min(np.abs(np.subtract(mixed[0.5], end)).max() for end in ends) > 0.02
 
 
+def test_the_best_of_four_by_the_score_is_kept(open_page):
+    page = open_page()
+    page.get_by_label("Denoising steps").fill("3")
+    page.get_by_label("Keep the best of").select_option("4")
+    page.get_by_role("status").filter(has_text="8 motions in").wait_for()
+    shown = [float(words) for words in page.locator("#numbers tbody tr").first.locator("td").all_inner_texts()]
+    sentence = page.locator("#sentences input:checked").input_value()
+    scores = [[one["score"] for one in page.evaluate(RUN, {"sentence": sentence, "steps": 3, "seed": seed})] for seed in range(4)]
+    assert shown == pytest.approx(np.max(scores, axis=0), abs=6e-4)
+
+
 def test_checks_of_the_page_are_those_of_python(shared):
     labels = ["raise-both-arms", "kick-left", "kick-right", "bow", "kneel", "squat", "jump", "jump-forward"]
     clips = generate_clips(3 * len(labels) + 8, seed=5, actions=labels + ["pick-up", "sit"])

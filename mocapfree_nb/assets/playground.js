@@ -53,7 +53,7 @@ function sceneOf(found, given, { scorer, texts }) {
   const steps = given.series === "states" ? [...times, "motion"] : times;
   let height = 0, reach = 0.5;
   const lines = [], scores = [];
-  const panels = found.map(({ name, model, joints: final, ...series }) => {
+  const panels = found.map(({ name, model, seed, joints: final, ...series }) => {
     const all = new Float32Array(steps.length * size), scored = [];
     const { features } = model.config, [x0, z0] = [final[0], final[2]];
     series[given.series].forEach((state, step) => {
@@ -70,7 +70,7 @@ function sceneOf(found, given, { scorer, texts }) {
     const body = new Body(final, frames), hands = [0, 1].map((side) => body.overHead(side));
     lines.push({ name, values: hands[0].map((y, t) => Math.max(y, hands[1][t])) });
     scores.push({ name, values: scored });
-    return { name, caption: "", frames, joints: all, contacts: resting(all, frames, joints, steps.length) };
+    return { name, caption: given.tries > 1 ? `seed ${seed}` : "", frames, joints: all, contacts: resting(all, frames, joints, steps.length) };
   });
   const charts = [
     { lines: scores, along: "step", title: "score", first: 0 },
@@ -131,7 +131,7 @@ const chosen = () => document.querySelector("#sentences input:checked").value;
 function settings() {
   const number = (id) => +byId(id).value, second = byId("second").value;
   return { sentence: chosen(), second: second || null, mix: second ? number("mix") : 0, seed: number("seed"),
-    steps: number("steps"), guidance: number("guidance"), solver: byId("solver").value, eta: number("eta"),
+    tries: number("tries"), steps: number("steps"), guidance: number("guidance"), solver: byId("solver").value, eta: number("eta"),
     frames: number("frames"), series: byId("series").value };
 }
 
@@ -189,12 +189,27 @@ class PlaygroundPlayer extends Player {
 
 const player = new PlaygroundPlayer(byId("player")), still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+// Of motions from as many seeds as asked for, each model's with the highest retrieval score; null as `run` gives it.
+async function bestByScore(given, { scorer, texts }) {
+  let best = null;
+  for (let i = 0; i < given.tries; i++) {
+    if (i % 4 === 0) byId("status").textContent = given.tries > 1 ? `Denoising … ${i} of ${given.tries}` : "Denoising …";
+    const seed = given.seed + i, found = await run({ ...given, seed });
+    if (!found) return null;
+    for (const one of found) {
+      one.seed = seed;
+      one.score = retrievalScore(embedMotion(scorer, one.raw, given.frames), texts.get(given.sentence).vector);
+    }
+    best = best ? best.map((old, k) => (found[k].score > old.score ? found[k] : old)) : found;
+  }
+  return best;
+}
+
 async function generate() {
   if (!byId("seed").reportValidity()) return;
   const given = settings(), began = performance.now();
-  byId("status").textContent = "Denoising …";
   try {
-    const parts = await loaded, found = await run(given);
+    const parts = await loaded, found = await bestByScore(given, parts);
     if (!found) return; // something else was asked meanwhile
     const seconds = (performance.now() - began) / 1000, first = !player.scene;
     player.step = given.series === "states" ? given.steps : given.steps - 1;
@@ -205,7 +220,7 @@ async function generate() {
     const since = first ? ` First motion ${playground.firstMotion.toFixed(1)} s after the page was opened.` : "";
     const mixed = given.mix ? ` mixed with “${given.second}” (${Math.round(100 * given.mix)}%)` : "";
     byId("status").textContent =
-      `“${given.sentence}”${mixed}, seed ${given.seed}: ${found.length} motions in ${seconds.toFixed(1)} s.${since}`;
+      `“${given.sentence}”${mixed}, seed ${given.seed}: ${found.length * given.tries} motions in ${seconds.toFixed(1)} s.${since}`;
   } catch (error) {
     byId("status").textContent = `This did not work: ${error.message}. A current browser is needed.`;
   }
