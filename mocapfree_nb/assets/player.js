@@ -20,6 +20,7 @@ const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
 // Joints of one panel: deflated differences of 16-bit integers from frame to frame, all low bytes, then all high.
 async function unpack(panel, width) {
+  if (panel.joints) return panel.joints; // of a page that made the motion itself
   const { data, frames, scale } = panel;
   const packed = typeof data === "string"
     ? Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))
