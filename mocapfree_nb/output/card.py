@@ -88,7 +88,7 @@ def card_figure(cards: Mapping[str, Mapping], path: str | Path | None = None):
         ends = [[abs(share["value"] - share["interval"][side]) for _, share in measured] for side in (0, 1)]
         right.barh(rows, values, thick, xerr=ends, color=colour, error_kw={"lw": 0.8}, label=name)
     words = [words for words, _ in QUESTIONS.values()]
-    words += [f"{what} up from lowered" for what in next(iter(cards.values()))["ladder"]]
+    words += [f"{what} up, from lowered" for what in next(iter(cards.values()))["ladder"]]
     right.set_yticks(range(len(words)), words)
     right.invert_yaxis()
     right.axvline(0.5, color="grey", lw=0.8)
