@@ -1,4 +1,4 @@
-"""Commands that measure: evaluate, compare, bench."""
+"""Commands that measure: evaluate, reward-card, compare, bench."""
 
 import os
 from enum import StrEnum
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mocapfree_nb.cli.common import Corpus, Device, Eta, MaxFrames, Seed, check_finite, pick_device, read_checks, say
+from mocapfree_nb.cli.common import Corpus, Device, Eta, MaxFrames, Seed
+from mocapfree_nb.cli.common import check_finite, find_function, pick_device, read_checks, say
 from mocapfree_nb.files import UserError
 
 app = typer.Typer()
@@ -107,6 +108,47 @@ def evaluate(
     say(json.dumps(rows, indent=1))
     if out:
         write_json(out, rows)
+
+
+@app.command("reward-card")
+def reward_card(
+    networks: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of retrieval networks (default: shipped); of several, their mean too.")
+    ] = None,
+    corpus: Corpus = "procedural",
+    max_frames: MaxFrames = 196,
+    reward: Annotated[list[str] | None, typer.Option(help="A reward of your own too: MODULE:FUNCTION.")] = None,
+    clips: Annotated[int, typer.Option(help="Clips of the test split to measure with.", min=8)] = 640,
+    out: Annotated[Path | None, typer.Option(help="Folder for reward_card.json and the figure, reward_card.png.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Say what a reward can and cannot tell apart: actions, sides, order, counts, arms that are nearly up.
+
+    mocapfree reward-card --out runs/card
+    """
+    from mocapfree_nb import reward_card as measured
+    from mocapfree_nb.corpus import load_corpus
+    from mocapfree_nb.files import WEIGHTS, write_json
+    from mocapfree_nb.output.card import card_figure, card_text
+    from mocapfree_nb.retrieval import RetrievalModel
+    from mocapfree_nb.rewards import RetrievalReward
+
+    own = {name: find_function("--reward", name) for name in reward or []}
+    folders = networks or ([] if own else [WEIGHTS / "retrieval"])
+    models = {str(path): RetrievalModel.from_folder(path, pick_device(device)) for path in folders}
+    rewards = {"shipped" if path == str(WEIGHTS / "retrieval") else path: RetrievalReward(m) for path, m in models.items()}
+    if len(rewards) > 1:
+        rewards[f"mean of {len(rewards)}"] = measured.mean_reward(list(rewards.values()))
+    found = load_corpus(corpus, max_frames=max_frames)
+    batch = measured.choose_clips(found, clips, seed)
+    cards = {name: measured.reward_card(score, batch) for name, score in (rewards | own).items()}
+    say("\n\n".join(card_text(name, card) for name, card in cards.items()))
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "reward_card.json", {"corpus": found.source, "seed": seed, "cards": cards})
+        card_figure(cards, out / "reward_card.png")
+        say(f"saved {out}")
 
 
 @app.command()
