@@ -3,6 +3,7 @@
 import json
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,17 +122,20 @@ def moments_misfit(state: dict, trainer: "DDPOTrainer") -> str | None:
     for prompt, rewards in state["tracker"].items():
         if prompt not in known or not isinstance(rewards, list) or not all(map(_is_number, rewards)):
             return "the tracker's memory is not of rewards"
-    return log_misfit(state["log"], trainer.policy.steps)
+    return log_misfit(state["log"], trainer.policy.steps, trainer.per_step)
 
 
-def log_misfit(text: str, steps: int) -> str | None:
-    """What keeps `text` from being the log of a run of `steps` denoising steps, as JSON; None where it is one."""
+def log_misfit(text: str, steps: int, per_step: Sequence[str]) -> str | None:
+    """What keeps `text` from being the log of a run of `steps` denoising steps, as JSON; None where it is one.
+
+    `per_step` names what has a number for each denoising step.
+    """
     try:
         log = json.loads(text)
     except (ValueError, RecursionError):
         return "the log is not JSON"
     for index, record in enumerate(log if isinstance(log, list) else [None], 1):
-        rows = [record.get(name) for name in ("gradient_norm", "clip_share", "ratio")] if isinstance(record, dict) else [None]
+        rows = [record.get(name) for name in per_step] if isinstance(record, dict) else [None]
         fits = all(isinstance(row, list) and len(row) == steps for row in rows)
         fits = fits and all(value is None or _is_number(value) for row in [*rows, [record.get("distillation")]] for value in row)
         fits = fits and record.get("iteration") == index and _is_number(record.get("reward"))
