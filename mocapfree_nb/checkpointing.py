@@ -38,6 +38,7 @@ def save_checkpoint(trainer: "DDPOTrainer") -> None:
         "tracker": {prompt: list(rewards) for prompt, rewards in trainer.tracker.rewards.items()},
         "best": trainer.best,
         "best_score": trainer.best_score,
+        "old": trainer.old,
     }
     save_state(trainer.folder / "checkpoints" / "last.pt", state)
     with write_atomically(trainer.folder / "log.jsonl") as temporary:
@@ -82,7 +83,9 @@ def _restore(state: dict, trainer: "DDPOTrainer") -> None:
     for prompt, rewards in state["tracker"].items():
         trainer.tracker.rewards[prompt] = deque(rewards, maxlen=trainer.tracker.buffer_size)
     trainer.log, trainer.best_score = json.loads(state["log"]), state["best_score"]
-    trainer.best = None if state["best"] is None else [p.to(device) for p in state["best"]]
+    trainer.best, trainer.old = (
+        None if state.get(name) is None else [p.to(device) for p in state[name]] for name in ("best", "old")
+    )
 
 
 def _is_number(value: object) -> bool:
@@ -110,8 +113,9 @@ def moments_misfit(state: dict, trainer: "DDPOTrainer") -> str | None:
     weights = [p.detach() for p in trainer.parameters]
     if problem := misfit(state["parameters"], weights, "parameters"):
         return problem
-    if problem := state["best"] is not None and misfit(state["best"], weights, "best"):
-        return problem
+    for name in ("best", "old"):
+        if problem := state.get(name) is not None and misfit(state[name], weights, name):
+            return problem
     if problem := optimizer_misfit(state["optimizer"], trainer.optimizer):
         return problem
     if problem := generator_misfit(state["generator"], torch.device("cpu")):

@@ -295,7 +295,7 @@ class DDPOTrainer:
     Frozen parameters stay (see `trainable` and `add_lora`). Raises `UserError` for what a user can mend.
     """
 
-    settings_type, densities, per_step = DDPOConfig, True, ("gradient_norm", "clip_share", "ratio")  # what `algorithms` change
+    settings_type, densities, old, per_step = DDPOConfig, True, None, ("gradient_norm", "clip_share", "ratio")
 
     def __init__(self, policy, reward, prompts, lengths, config=None, retained_prompts=(), selector=None, folder=None):
         self.config, name = (config := config or self.settings_type()), self.settings_type.__name__
