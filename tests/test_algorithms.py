@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import math
+import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_policy import height, make_policy
 from torch import nn
 
-from mocapfree_nb import learning
-from mocapfree_nb.algorithms import loop
+from mocapfree_nb import cli, learning
+from mocapfree_nb.algorithms import comparison, loop
 from mocapfree_nb.algorithms.likelihood import GroupRelativeConfig, ImportanceConfig, ScoreFunctionConfig
 from mocapfree_nb.algorithms.loop import SampleConfig, SampleTrainer
 from mocapfree_nb.algorithms.negative_aware import (
@@ -40,6 +42,7 @@ from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import Denoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy, sample_steps
+from mocapfree_nb.tasks import EvaluationPrompts, Task
 
 QUICK = {"iterations": 4, "prompts_per_iteration": 2, "motions_per_prompt": 4, "updates": 2, "batch_size": 8}
 QUICK |= {"distillation_batch": 8, "select_every": 2, "learning_rate": 1e-2}
@@ -289,8 +292,6 @@ def test_the_retrieval_reward_can_be_differentiated_also_mirrored():
 
 @pytest.mark.parametrize("name", ["ddpo", "ddpo-sf", "ddpo-is", "grpo"])
 def test_an_algorithm_of_densities_refuses_a_deterministic_sampler_in_one_line(name):
-    from types import SimpleNamespace
-
     task = SimpleNamespace(training_prompts=TRAINING, retained=SimpleNamespace(lengths=torch.tensor([24])))
     config = learning.find_algorithm(name)()
     with pytest.raises(UserError, match="no density to train") as caught:
@@ -355,3 +356,85 @@ def test_ddpo_by_name_has_the_settings_of_its_paper():
     score = asdict(ScoreFunctionConfig())
     assert {key for key in score if score[key] != asdict(ImportanceConfig())[key]} == {"objective", "inner_epochs"}
     assert GroupRelativeConfig().advantage == "group" and GroupRelativeConfig().kl_weight > 0
+
+
+def small_task() -> Task:
+    retained = EvaluationPrompts(RETAINED, torch.tensor([24, 30, 26]), ["walk", "run", "kick"])
+    return Task(TRAINING, TRAINING, retained, retained, retained, [], [])
+
+
+@pytest.mark.parametrize("name", ["raft", "draft", "dpo", "nft", "ddpo", "grpo"])
+def test_the_stand_in_costs_as_many_calls_as_the_network(name):
+    policy, task = make_policy(), small_task()
+    config = learning.find_algorithm(name)(iterations=2, prompts_per_iteration=2, motions_per_prompt=6, distillation_batch=8)
+    counted = comparison.calls_of(policy, task, config)
+    with count_calls(policy.denoiser) as calls:
+        learning.learn_task(policy, height, task, config, progress=False)
+    assert calls.made == counted
+
+
+@pytest.mark.parametrize("name", ["raft", "draft"])
+def test_a_budget_buys_as_many_iterations_as_fit_and_at_least_one(name):
+    policy, task = make_policy(), small_task()
+    config = comparison.settings_within(name, 10_000, policy, task)
+    longer = dataclasses.replace(config, iterations=config.iterations + 1)
+    assert comparison.calls_of(policy, task, config) <= 10_000 < comparison.calls_of(policy, task, longer)
+    assert comparison.settings_within(name, 10, policy, task).iterations == 1
+
+
+def a_row(name, seed=0, verified=0.5, original=True):
+    part = {"reward": 0.75, "verified": verified, "r_precision": [0.25, 0.5, 0.5], "fid": 2.0, "foot_skate": 0.0}
+    other = part if original else None
+    rest = {"calls": 1234, "seconds": 5.0, "curve": [0.5, 0.75]}
+    return {"algorithm": name, "seed": seed, "target": part, "original": other} | rest
+
+
+def test_a_comparison_that_was_stopped_goes_on_and_its_table_says_all_rows(monkeypatch, tmp_path):
+    made = []
+
+    def run_one(name, budget, *rest):
+        if len(made) == 3:
+            made.append("stop")
+            raise KeyboardInterrupt
+        made.append(name)
+        return a_row(name, rest[-1], original=name != "best of N")
+
+    monkeypatch.setattr(comparison, "run_one", run_one)
+    for name in ("load_corpus", "without_others", "make_task", "load_scorers", "load_policy", "PolicyEvaluation"):
+        monkeypatch.setattr(comparison, name, lambda *_, **__: SimpleNamespace(reward=height))
+    out, names = tmp_path / "a.json", ["raft", "nft"]
+    with pytest.raises(KeyboardInterrupt):
+        comparison.compare_algorithms(out, names, 5000, say=lambda _: None)
+    rows = comparison.compare_algorithms(out, names, 5000, say=lambda _: None)
+    assert made == ["base", "best of N", "raft", "stop", "nft"]
+    lines = comparison.comparison_table(rows + [a_row("nft", 1, 1.0)]).splitlines()
+    assert [line.split()[0] for line in lines] == ["algorithm", "base", "best", "raft", "nft"]
+    assert lines[-1].split()[1:5] == ["1,234", "5", "0.750", "0.750"] and lines[2].split()[-1] == "-"
+    comparison.comparison_figure(rows, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(UserError, match="no algorithm 'magic'"):
+        comparison.compare_algorithms(out, ["magic"])
+    with pytest.raises(UserError, match="another target or budget"):
+        comparison.compare_algorithms(out, names, 6000)
+
+
+def test_the_command_line_compares_algorithms(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def compare(out, names, calls, **rest):
+        asked.append((names, calls, list(rest["seeds"])))
+        return [a_row("raft")]
+
+    monkeypatch.setattr(comparison, "compare_algorithms", compare)
+    words = ["mocapfree", "sweep", "--out", str(tmp_path / "a.json"), "--calls", "5000", "--seeds", "1", "--algorithms"]
+    for names in ("raft,nft", "all"):
+        monkeypatch.setattr(sys, "argv", [*words, names])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+    assert asked == [(["raft", "nft"], 5000, [0]), (list(learning.ALGORITHMS), 5000, [0])]
+    assert "raft" in capsys.readouterr().out and (tmp_path / "a.png").exists()
+    monkeypatch.setattr(sys, "argv", [*words, "all", "--set", "seed=1"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1

@@ -6,7 +6,7 @@
 __all__ = ['NUMBERS', 'stand_in', 'calls_of', 'settings_within', 'run_one', 'compare_algorithms', 'comparison_table',
            'comparison_figure']
 
-# %% ../../nbs/5_rl/38_algorithms.ipynb #b2ab38c2
+# %% ../../nbs/5_rl/38_algorithms.ipynb #67b4d009
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ..corpus import load_corpus
 from ..denoiser import MotionDenoiser
 from ..evaluation import PolicyEvaluation
 from ..exploration import ExploreConfig
-from ..files import WEIGHTS, write_atomically, write_json
+from ..files import WEIGHTS, UserError, write_atomically, write_json
 from ..learning import ALGORITHMS, find_algorithm, learn_task
 from ..models.registry import load_policy, load_scorers
 from ..policy import DiffusionPolicy
@@ -94,7 +94,7 @@ def run_one(name: str, budget: int, base: DiffusionPolicy, model: str | Path, ta
     numbers = {part: found.get(part) for part in ("target", "original")}
     return {"algorithm": name, "seed": seed, "calls": calls, "seconds": seconds, "curve": curve} | numbers
 
-# %% ../../nbs/5_rl/38_algorithms.ipynb #e7ad0594
+# %% ../../nbs/5_rl/38_algorithms.ipynb #48aa2f3c
 def compare_algorithms(
     out: str | Path,
     names: Sequence[str] = tuple(ALGORITHMS),
@@ -110,11 +110,13 @@ def compare_algorithms(
     """Learn `target` by each algorithm at `budget` network calls; rows, the base's and best-of-N's first, kept in `out` (JSON).
 
     A row that is there already is not made again. The last weights count: nothing is selected. Raises `UserError` for an
-    unknown name.
+    unknown name, and a file with rows of another target or budget.
     """
     for name in names:
         find_algorithm(name)
     rows = read_json(out)["rows"] if Path(out).exists() else []
+    if any((row["budget"], row["action"]) != (budget, target) for row in rows):
+        raise UserError(f"{out} holds rows of another target or budget; choose another file")
     corpus = without_others(load_corpus(), target)
     task = make_task(corpus, target, evaluation_prompts=evaluation_prompts, retained=retained)
     scorers = load_scorers(WEIGHTS / "retrieval", WEIGHTS / "evaluator", None, device)
