@@ -3,6 +3,7 @@
 import json
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +38,7 @@ def save_checkpoint(trainer: "DDPOTrainer") -> None:
         "tracker": {prompt: list(rewards) for prompt, rewards in trainer.tracker.rewards.items()},
         "best": trainer.best,
         "best_score": trainer.best_score,
+        "old": trainer.old,
     }
     save_state(trainer.folder / "checkpoints" / "last.pt", state)
     with write_atomically(trainer.folder / "log.jsonl") as temporary:
@@ -81,7 +83,9 @@ def _restore(state: dict, trainer: "DDPOTrainer") -> None:
     for prompt, rewards in state["tracker"].items():
         trainer.tracker.rewards[prompt] = deque(rewards, maxlen=trainer.tracker.buffer_size)
     trainer.log, trainer.best_score = json.loads(state["log"]), state["best_score"]
-    trainer.best = None if state["best"] is None else [p.to(device) for p in state["best"]]
+    trainer.best, trainer.old = (
+        None if state.get(name) is None else [p.to(device) for p in state[name]] for name in ("best", "old")
+    )
 
 
 def _is_number(value: object) -> bool:
@@ -109,8 +113,9 @@ def moments_misfit(state: dict, trainer: "DDPOTrainer") -> str | None:
     weights = [p.detach() for p in trainer.parameters]
     if problem := misfit(state["parameters"], weights, "parameters"):
         return problem
-    if problem := state["best"] is not None and misfit(state["best"], weights, "best"):
-        return problem
+    for name in ("best", "old"):
+        if problem := state.get(name) is not None and misfit(state[name], weights, name):
+            return problem
     if problem := optimizer_misfit(state["optimizer"], trainer.optimizer):
         return problem
     if problem := generator_misfit(state["generator"], torch.device("cpu")):
@@ -121,17 +126,20 @@ def moments_misfit(state: dict, trainer: "DDPOTrainer") -> str | None:
     for prompt, rewards in state["tracker"].items():
         if prompt not in known or not isinstance(rewards, list) or not all(map(_is_number, rewards)):
             return "the tracker's memory is not of rewards"
-    return log_misfit(state["log"], trainer.policy.steps)
+    return log_misfit(state["log"], trainer.policy.steps, trainer.per_step)
 
 
-def log_misfit(text: str, steps: int) -> str | None:
-    """What keeps `text` from being the log of a run of `steps` denoising steps, as JSON; None where it is one."""
+def log_misfit(text: str, steps: int, per_step: Sequence[str]) -> str | None:
+    """What keeps `text` from being the log of a run of `steps` denoising steps, as JSON; None where it is one.
+
+    `per_step` names what has a number for each denoising step.
+    """
     try:
         log = json.loads(text)
     except (ValueError, RecursionError):
         return "the log is not JSON"
     for index, record in enumerate(log if isinstance(log, list) else [None], 1):
-        rows = [record.get(name) for name in ("gradient_norm", "clip_share", "ratio")] if isinstance(record, dict) else [None]
+        rows = [record.get(name) for name in per_step] if isinstance(record, dict) else [None]
         fits = all(isinstance(row, list) and len(row) == steps for row in rows)
         fits = fits and all(value is None or _is_number(value) for row in [*rows, [record.get("distillation")]] for value in row)
         fits = fits and record.get("iteration") == index and _is_number(record.get("reward"))

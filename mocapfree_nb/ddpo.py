@@ -25,11 +25,13 @@ from .callbacks import as_callbacks, notify
 from .checkpointing import load_checkpoint, save_checkpoint
 from .distillation import apply_gradients, distillation_gradient, gradient_norm, gradient_of, step_divergence
 from .files import UserError
-from .lora import add_lora, merge_lora
+from .lora import merge_lora
 from .policy import DiffusionPolicy, Trajectory, draw_seeds
-from .pretrain import check_settings, trainable
+from .pretrain import check_settings
 from .rewards import Reward
-from .run_settings import ask_selector, check_arguments, check_lengths, check_prompts, reward_probe, run_settings
+from .run_settings import ask_selector, check_arguments, check_lengths, check_prompts
+from .run_settings import parameters_to_train, reward_probe, run_settings
+from .tasks import draw_prompts
 
 # %% ../nbs/5_rl/17_ddpo.ipynb #fef71901
 def clipped_policy_loss(
@@ -144,9 +146,7 @@ def collect(
     Of several processes each gets its own prompts; all must hold the same `generator`. Raises `UserError` if a reward
     is not one finite number a motion, see `checked_scores`.
     """
-    order = torch.randperm(len(prompts), generator=generator).tolist()
-    drawn = [prompts[order[i % len(order)]] for i in range(config.prompts_per_iteration)]
-    lengths = lengths[torch.randint(len(lengths), (len(drawn),), generator=generator)]
+    drawn, lengths = draw_prompts(prompts, lengths, config.prompts_per_iteration, generator)
     branching = find_advantage(config.advantage).scores == "candidates"
     sample = collect_branches if branching else collect_trajectories
     sizes = config.advantage, config.motions_per_prompt
@@ -295,11 +295,13 @@ class DDPOTrainer:
     Frozen parameters stay (see `trainable` and `add_lora`). Raises `UserError` for what a user can mend.
     """
 
+    settings_type, densities, old, per_step = DDPOConfig, True, None, ("gradient_norm", "clip_share", "ratio")
+
     def __init__(self, policy, reward, prompts, lengths, config=None, retained_prompts=(), selector=None, folder=None):
-        self.config = config = config or DDPOConfig()
-        if not isinstance(config, DDPOConfig):
-            raise UserError(f"config should be a DDPOConfig, not a {type(config).__name__}: DDPOConfig(iterations=10) makes one")
-        check_arguments(policy, reward, prompts, retained_prompts, config, selector)
+        self.config, name = (config := config or self.settings_type()), self.settings_type.__name__
+        if not isinstance(config, self.settings_type):
+            raise UserError(f"config should be a {name}, not a {type(config).__name__}: {name}(iterations=10) makes one")
+        check_arguments(policy, reward, prompts, retained_prompts, config, selector, self.densities)
         self.policy, self.reward, self.selector = policy, reward, selector
         self.prompts, retained_prompts = check_prompts(prompts, "prompts"), check_prompts(retained_prompts, "retained_prompts")
         self.lengths = check_lengths(lengths)
@@ -307,34 +309,29 @@ class DDPOTrainer:
         self.settings = run_settings(policy, self.prompts, self.lengths, config, retained_prompts, selector)
         parallel.check_agreement(self.settings)
         policy.denoiser.eval()
-        self.frozen = policy.with_denoiser(copy.deepcopy(policy.denoiser)) if config.kl_weight else None
         self.generator = torch.Generator().manual_seed(config.seed)  # of seeds and draws; noise is made on the device
-        self.retained = self._play_retained(retained_prompts) if config.distillation_weight else None
+        self.prepare()
+        self.retained = self.retain(retained_prompts) if config.distillation_weight else None
         self._free = {name for name, p in policy.denoiser.named_parameters() if p.requires_grad}
-        self.parameters = self._parameters_to_train(policy.denoiser.network)
+        self.parameters = parameters_to_train(policy.denoiser.network, config)
         self.optimizer = torch.optim.AdamW(
             self.parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self.tracker = PromptTracker(max(16, config.motions_per_prompt))
-        self.weights = timestep_weights(policy) if config.weigh_timesteps else torch.ones(policy.steps)
-        self.log: list[dict] = []
-        self.finished = False
+        self.log, self.finished = [], False
         self.best_score, self.best = self.select()["score"] if selector else -math.inf, None
         load_checkpoint(self)
 
-    def _play_retained(self, prompts: list[str]) -> Trajectory:
+    def prepare(self) -> None:
+        """What `learn` needs besides: a frozen copy of the policy, the weights of the denoising steps."""
+        self.frozen = self.policy.with_denoiser(copy.deepcopy(self.policy.denoiser)) if self.config.kl_weight else None
+        self.weights = timestep_weights(self.policy) if self.config.weigh_timesteps else torch.ones(self.policy.steps)
+
+    def retain(self, prompts: list[str]) -> Trajectory:
         """Trajectories of the policy before training, one for each retained prompt."""
         lengths = self.lengths[torch.randint(len(self.lengths), (len(prompts),), generator=self.generator)]
         seeds = draw_seeds(len(prompts), self.generator)
         return rollout_in_batches(self.policy, prompts, lengths, seeds, self.config.micro_batch)
-
-    def _parameters_to_train(self, network: nn.Module) -> list[nn.Parameter]:
-        config = self.config
-        if not config.lora_rank:
-            return trainable(network)
-        if parameters := add_lora(network, config.lora_rank, config.lora_alpha, config.seed):
-            return parameters
-        raise UserError(f"LoRA finds no linear layer and no convolution in a {type(network).__name__}; set lora_rank to 0")
 
     @cached_property
     def probe(self) -> dict:
@@ -365,20 +362,23 @@ class DDPOTrainer:
         notify(callbacks, "on_end", self.log)
         return self.log
 
+    def learn(self) -> dict:
+        """One rollout and its update: the mean "reward", and what else the log says of them."""
+        experience = collect(self.policy, self.reward, self.prompts, self.lengths, self.config, self.tracker, self.generator)
+        stats = update(
+            self.policy, experience, self.optimizer, self.weights, self.config, self.generator, self.retained, self.frozen
+        )
+        return {"reward": float(parallel.gather(experience.rewards).mean()), **stats}
+
     def iterate(self) -> dict:
         """One rollout and its update; returns (and logs) what happened. Raises `UserError` once `run` is over."""
         config, index = self.config, len(self.log) + 1
         if self.finished:
             over = f"this run of {config.iterations} iterations is over"
-            raise UserError(f"{over}: a longer one needs more of them in its DDPOConfig")
+            raise UserError(f"{over}: a longer one needs more of them in its {type(config).__name__}")
         for group in self.optimizer.param_groups:  # a straight line to zero: late steps settle instead of wandering
             group["lr"] = config.learning_rate * max(0.0, 1 - (index - 1) / config.iterations)
-        experience = collect(self.policy, self.reward, self.prompts, self.lengths, config, self.tracker, self.generator)
-        stats = update(
-            self.policy, experience, self.optimizer, self.weights, config, self.generator, self.retained, self.frozen
-        )
-        reward = float(parallel.gather(experience.rewards).mean())
-        record = {"iteration": index, "reward": reward, "selection": {}, **stats}
+        record = {"iteration": index, **self.learn(), "selection": {}}
         if self.selector and (index % config.select_every == 0 or index == config.iterations):
             record["selection"] = self.select()
             if record["selection"]["score"] > self.best_score:

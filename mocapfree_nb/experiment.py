@@ -20,10 +20,10 @@ from torch import Tensor, cat, no_grad
 from .best_of_n import best_of_n, count_calls, samples_for
 from .callbacks import as_callbacks, notify
 from .corpus import Corpus, load_corpus
+from .algorithms.loop import SampleConfig
 from .ddpo import DDPOConfig
 from .rewards import checked_scores
-from .run_settings import check_trainable
-from .learning import learn_task
+from .learning import algorithm_name, check_start, learn_task
 from .off_policy import LearnConfig
 from .evaluation import Checks, PolicyEvaluation, Scorers, evaluate_policy
 from .files import WEIGHTS, UserError, write_atomically, write_json
@@ -155,10 +155,10 @@ def _choose_reward(reward, scorers: Scorers, task: Task, contrastive: bool, mirr
     return mirror_consistent(reward) if mirrored else reward
 
 # %% ../nbs/6_judging/23_experiment.ipynb #682cf8f9
-def _check_start(policy, scorers, corpus, task, prompts, model) -> None:
+def _check_start(policy, scorers, corpus, task, prompts, model, reward, config) -> None:
     """Refuse what cannot be adapted, and say what the model never saw; see `adapt`."""
-    check_trainable(policy)
     check_fit(policy, scorers, corpus)
+    check_start(policy, reward, task, config)
     warn_of_words(prompts, model)
     warn_of_lengths(policy, cat([task.retained.lengths, task.target.lengths, task.original.lengths]))
 
@@ -262,7 +262,7 @@ def adapt(
     retrieval: str | Path = WEIGHTS / "retrieval",
     evaluator: str | Path = WEIGHTS / "evaluator",
     checks: Checks | None = None,
-    config: LearnConfig | DDPOConfig | None = None,
+    config: LearnConfig | DDPOConfig | SampleConfig | None = None,
     steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None,
     folder: str | Path | None = None,
     contrastive: bool = False, mirrored: bool = False,
@@ -273,7 +273,7 @@ def adapt(
     """Adapt `model` from text alone, evaluate it before and after, and report.
 
     `config` chooses the algorithm: a `LearnConfig` (the default) explores by recombination and learns from what the reward
-    chose (lessons 18 to 20), a `DDPOConfig` follows the reward of samples (lesson 17).
+    chose (lessons 18 to 20), a `DDPOConfig` follows the reward of samples (lesson 17), others as `learning.ALGORITHMS` says.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
     `make_task`; by default the action that the shipped model lacks); free prompts start from the model of `generate`.
@@ -297,11 +297,12 @@ def adapt(
     reward = _choose_reward(reward, scorers, task, contrastive, mirrored)
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **sampling)
-    _check_start(policy, scorers, corpus, task, prompts or (), model)
+    _check_start(policy, scorers, corpus, task, prompts or (), model, reward, config)
     checked = partial(checked_scores, reward)
     evaluation = PolicyEvaluation(task, scorers, checked)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "reward": _name(reward)}
+    settings |= {"algorithm": algorithm_name(config)}
     settings |= {"contrastive": contrastive, "mirrored": mirrored, "evaluation_prompts": evaluation_prompts}
     settings |= {"denoising_steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     settings |= asdict(config) | content_settings(policy, scorers, task)

@@ -1,17 +1,46 @@
-"""How a policy learns a task: exploration with off-policy learning, or DDPO from samples; chosen by the type of the settings."""
+"""How a policy learns a task: the algorithms by name, and each one's trainer by the type of its settings."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
+from mocapfree_nb.algorithms.likelihood import GroupRelativeConfig, ImportanceConfig, ScoreFunctionConfig
+from mocapfree_nb.algorithms.loop import SampleTrainer
+from mocapfree_nb.algorithms.negative_aware import NegativeAwareTrainer
+from mocapfree_nb.algorithms.preference import PreferenceTrainer
+from mocapfree_nb.algorithms.reward_gradient import RewardGradientTrainer
+from mocapfree_nb.algorithms.reward_weighted import RewardWeightedTrainer
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.files import UserError
 from mocapfree_nb.off_policy import LearnConfig, explore_and_learn
 from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.run_settings import check_trainable
 from mocapfree_nb.tasks import Task
 
-__all__ = ["ALGORITHMS", "find_algorithm", "learn_task"]
+__all__ = ["ALGORITHMS", "TRAINERS", "register_algorithm", "find_algorithm", "algorithm_name", "check_start", "learn_task"]
 
-ALGORITHMS: dict[str, type] = {"exploration": LearnConfig, "ddpo": DDPOConfig}  # name -> its settings; the first by default
+ALGORITHMS: dict[str, type] = {  # name -> its settings; the first by default
+    "exploration": LearnConfig,
+    "ddpo": DDPOConfig,  # with branching rollouts
+    "ddpo-sf": ScoreFunctionConfig,
+    "ddpo-is": ImportanceConfig,
+    "grpo": GroupRelativeConfig,
+}
+TRAINERS: dict[type, type[DDPOTrainer]] = {DDPOConfig: DDPOTrainer}  # by the type of the settings
+
+
+def register_algorithm(name: str, trainer: type[SampleTrainer]) -> None:
+    """Make the algorithm of a trainer known under `name`; `UserError` for a name that is taken."""
+    if ALGORITHMS.get(name, trainer.settings_type) is not trainer.settings_type:
+        raise UserError(f"there is an algorithm {name!r} already; choose another name")
+    ALGORITHMS[name], TRAINERS[trainer.settings_type] = trainer.settings_type, trainer
+
+
+register_algorithm("raft", RewardWeightedTrainer)
+register_algorithm("draft", RewardGradientTrainer)
+register_algorithm("dpo", PreferenceTrainer)
+register_algorithm("nft", NegativeAwareTrainer)
 
 
 def find_algorithm(name: str) -> type:
@@ -21,11 +50,29 @@ def find_algorithm(name: str) -> type:
     return ALGORITHMS[name]
 
 
+def algorithm_name(config: object) -> str:
+    """The name of the algorithm that these settings are of; that of their class where none has it."""
+    return next((name for name, kind in ALGORITHMS.items() if kind is type(config)), type(config).__name__)
+
+
+def _trainer(config: object) -> type[DDPOTrainer]:
+    return next(trainer for kind, trainer in TRAINERS.items() if isinstance(config, kind))
+
+
+def check_start(policy: DiffusionPolicy, reward: Callable[..., Tensor], task: Task, config: object) -> None:
+    """Raise `UserError` for a policy or a reward that the algorithm of these settings cannot learn with."""
+    trainer = DDPOTrainer if isinstance(config, LearnConfig) else _trainer(config)
+    if trainer.densities:
+        check_trainable(policy)
+    else:
+        trainer.check_reward(policy, reward, task.training_prompts, task.retained.lengths)
+
+
 def learn_task(
     policy: DiffusionPolicy,
     reward: Callable,
     task: Task,
-    config: LearnConfig | DDPOConfig,
+    config: object,
     selector: Callable[[DiffusionPolicy], dict] | None = None,
     folder: str | Path | None = None,
     on_iteration: Callable[[dict], None] | None = None,
@@ -33,8 +80,8 @@ def learn_task(
 ) -> list[dict]:
     """Teach `policy`, in place, the training prompts of `task`; the log, one record an iteration.
 
-    `config` says which algorithm, and its settings. `selector` and `folder` as in `DDPOTrainer`: a run that is already in
-    `folder` goes on where it stopped.
+    `config`, of a type in `ALGORITHMS`, says which algorithm, and its settings. `selector` and `folder` as in `DDPOTrainer`:
+    a run that is already in `folder` goes on where it stopped.
     """
     retained = task.retained
     if isinstance(config, LearnConfig):
@@ -44,7 +91,7 @@ def learn_task(
             policy, reward, task.training_prompts, known, known, config,
             selector=selector, folder=folder, on_round=seen, progress=progress,
         )  # fmt: skip
-    trainer = DDPOTrainer(
+    trainer = _trainer(config)(
         policy, reward, task.training_prompts, retained.lengths, config, retained.prompts, selector, folder
     )
     return trainer.run(on_iteration, progress)

@@ -36,10 +36,11 @@ def contrastive_score(cosine: Tensor, rivals: Tensor, own: Tensor, temperature: 
 
 # %% ../nbs/4_reward/14_reward.ipynb #be7361fe
 class RetrievalReward:
-    """Score motions against captions with a retrieval network: batched, on its device, no gradient.
+    """Score motions against captions with a retrieval network: batched, on its device.
 
     Plain: (cos + 1) / 2 in [0, 1]. With `distractors` (captions of other actions): cosine minus the
     temperature-weighted log-sum-exp of the cosines to them (a distractor equal to the prompt does not count).
+    Scores carry a gradient where `motion` requires one, and only towards it.
     """
 
     def __init__(
@@ -65,15 +66,14 @@ class RetrievalReward:
             self._known.update(zip(new, F.normalize(rows, dim=-1), strict=True))
         return torch.stack([self._known[prompt] for prompt in prompts])
 
-    @torch.no_grad()
     def motion(self, motion: Tensor, lengths: Tensor) -> Tensor:
         """Unit vectors (B, D) of raw motions (B, T, F)."""
         device = self.model.feature_mean.device
         parts = zip(motion.split(self.batch_size), lengths.split(self.batch_size), strict=True)
-        rows = [self.model.encode_motion(part.to(device), length.to(device)) for part, length in parts]
-        return F.normalize(torch.cat(rows), dim=-1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and motion.requires_grad):
+            rows = [self.model.encode_motion(part.to(device), length.to(device)) for part, length in parts]
+            return F.normalize(torch.cat(rows), dim=-1)
 
-    @torch.no_grad()
     def __call__(self, motion: Tensor, lengths: Tensor, prompts: Sequence[str]) -> Tensor:
         """Raw motion (B, T, F), lengths (B,), B captions -> (B,).
 
@@ -139,13 +139,14 @@ LARGEST_REWARD = 1e15  # squares of larger ones leave float32 sooner or later
 def as_scores(values: object, like: Tensor) -> Tensor:
     """What a reward returned for motions `like` (batch, frames, features), as scores (batch,) of their device and type.
 
-    Raises `UserError` unless there is one real number a motion.
+    They keep their gradient where `like` requires one. Raises `UserError` unless there is one real number a motion.
     """
     batch, shape = len(like), getattr(values, "shape", None)
     given = type(values).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
     wanted = f"a reward returns one number for each motion, here a tensor of shape ({batch},), not {given}"
     try:
-        scores = _as_tensor(values).detach().to(like)
+        scores = _as_tensor(values).to(like)
+        scores = scores if like.requires_grad else scores.detach()
         if scores.numel() == batch and scores.squeeze().ndim <= 1:
             return scores.reshape(batch)
         wanted += ": the same for all teaches nothing" if scores.numel() == 1 else ""

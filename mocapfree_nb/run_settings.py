@@ -5,16 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mocapfree_nb import __version__
 from mocapfree_nb.files import UserError
+from mocapfree_nb.lora import add_lora
 from mocapfree_nb.policy import DiffusionPolicy, stepwise_noise
+from mocapfree_nb.pretrain import trainable
 from mocapfree_nb.runstate import borrowed_generators, network_hash
 from mocapfree_nb.rewards import Reward, as_scores
 
-__all__ = ["check_trainable", "check_policy", "check_prompts", "check_lengths", "check_arguments", "ask_selector",
-           "run_settings", "reward_probe", "same_reward"]
+__all__ = ["check_trainable", "check_policy", "check_prompts", "check_lengths", "check_arguments", "parameters_to_train",
+           "ask_selector", "run_settings", "reward_probe", "same_reward"]
 
 
 def check_trainable(policy: DiffusionPolicy) -> None:
@@ -26,11 +28,13 @@ def check_trainable(policy: DiffusionPolicy) -> None:
         )
 
 
-def check_policy(policy: object) -> None:
-    """Raise `UserError` unless `policy` is a `DiffusionPolicy` with random steps and weights fine enough for small updates."""
+def check_policy(policy: object, densities: bool = True) -> None:
+    """Raise `UserError` unless `policy` is a `DiffusionPolicy` with weights fine enough for small updates, and random steps
+    where the algorithm needs `densities`."""
     if not isinstance(policy, DiffusionPolicy):
         raise UserError(f"policy should be a DiffusionPolicy, not a {type(policy).__name__}: DiffusionPolicy(denoiser) makes one")
-    check_trainable(policy)
+    if densities:
+        check_trainable(policy)
     kinds = {p.dtype for p in policy.denoiser.parameters()} | {policy.denoiser.feature_mean.dtype}
     if kinds not in ({torch.float32}, {torch.float64}):
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
@@ -61,16 +65,25 @@ def check_lengths(lengths: Tensor | Sequence[int]) -> Tensor:
     return found
 
 
-def check_arguments(policy, reward, prompts, retained_prompts, config, selector) -> None:
+def check_arguments(policy, reward, prompts, retained_prompts, config, selector, densities=True) -> None:
     """Raise `UserError` unless a trainer can start with these; see `DDPOTrainer`."""
     if len(prompts) == 0:
         raise UserError("no prompts to learn from: give at least one")
     if config.distillation_weight and not len(retained_prompts):
         raise UserError("self-distillation needs retained_prompts, what should not be forgotten; or set distillation_weight to 0")
-    check_policy(policy)
+    check_policy(policy, densities)
     for name, given in (("reward", reward), ("selector", selector)):
         if not callable(given) and not (name == "selector" and given is None):
             raise UserError(f"{name} should be a function, not a {type(given).__name__}")
+
+
+def parameters_to_train(network: nn.Module, config: object) -> list[nn.Parameter]:
+    """The low-rank updates of `config.lora_rank` put on `network`, or with rank 0 all its weights that are not frozen."""
+    if not config.lora_rank:
+        return trainable(network)
+    if parameters := add_lora(network, config.lora_rank, config.lora_alpha, config.seed):
+        return parameters
+    raise UserError(f"LoRA finds no linear layer and no convolution in a {type(network).__name__}; set lora_rank to 0")
 
 
 def ask_selector(selector: Callable, policy: DiffusionPolicy) -> dict[str, float]:

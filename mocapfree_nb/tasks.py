@@ -11,7 +11,8 @@ from torch import Tensor
 from mocapfree_nb.corpus import Clip, Corpus
 from mocapfree_nb.files import UserError
 
-__all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "Task", "make_task", "without_others"]
+__all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "draw_prompts", "Task", "make_task",
+           "without_others"]
 
 LEFT_OUT = "raise-both-arms"
 LEFT_OUT_ACTIONS = (  # what the shipped base models lack, all six at once; the easiest first
@@ -55,6 +56,13 @@ def draw_evaluation_prompts(
         lengths=torch.tensor([len(clip) for _, clip in chosen]),
         labels=["+".join(clip.actions) for _, clip in chosen],
     )
+
+
+def draw_prompts(prompts: Sequence[str], lengths: Tensor, count: int, generator: torch.Generator) -> tuple[list[str], Tensor]:
+    """`count` of the prompts, without replacement as far as they go round, and a length (count,) of `lengths` for each."""
+    order = torch.randperm(len(prompts), generator=generator).tolist()
+    drawn = [prompts[order[i % len(order)]] for i in range(count)]
+    return drawn, lengths[torch.randint(len(lengths), (count,), generator=generator)]
 
 
 @dataclass(frozen=True)

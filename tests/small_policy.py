@@ -16,3 +16,8 @@ def make_policy(prediction="x0", **settings) -> DiffusionPolicy:
 def height(motion, lengths, prompts):
     "The mean of feature 3, the height of the pelvis in metres, over all frames."
     return motion[:, :, 3].mean(1)
+
+
+def above(motion, lengths, prompts):
+    "Share of the frames whose pelvis is more than a metre high: a step, without a gradient."
+    return (motion[:, :, 3] > 1).float().mean(1)

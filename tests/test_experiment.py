@@ -32,6 +32,7 @@ from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.evaluator import EvaluatorModel
 from mocapfree_nb.features import features_to_joints, joints_to_features
 from mocapfree_nb.files import UserError
+from mocapfree_nb.learning import find_algorithm
 from mocapfree_nb.models import registry, shipped
 from mocapfree_nb.output import comparison
 from mocapfree_nb.procedural import captions_for
@@ -98,6 +99,15 @@ def test_words_choose_a_target_where_there_are_no_labels():
     task = tasks.make_task(bare, leave_out_words=["both arms", "both hands"])
     assert sum("both" in prompt for prompt in task.training_prompts) > len(task.training_prompts) / 3
     assert not any("both arms" in prompt for prompt in task.retained.prompts)
+
+
+def test_an_algorithm_without_densities_adapts_under_a_deterministic_sampler(base, tmp_path):
+    size = {"prompts_per_iteration": 2, "motions_per_prompt": 2, "updates": 1, "batch_size": 4, "distillation_batch": 4}
+    config, folder = find_algorithm("nft")(iterations=2, select_every=1, **size), tmp_path / "run"
+    values = quick(base, target=TARGET, config=config, eta=0.0, folder=folder).values
+    assert values["config"]["algorithm"] == "nft" and values["config"]["eta"] == 0.0
+    assert [record["iteration"] for record in values["curves"]] == [1, 2] and values["network_calls"] > 0
+    assert "nft" in (folder / "report.html").read_text() and (folder / "checkpoints" / "last.pt").exists()
 
 
 def test_a_run_leaves_everything_behind_and_is_not_lost(base, tmp_path):
@@ -288,6 +298,10 @@ MISTAKES = {
     "a misspelt solver": (["generate", "walks", "--solver", "sde-dpmsolver"], "did you mean 'sde-dpmsolver++'"),
     "more steps than timesteps": (["generate", "walks", "--denoising-steps", "51"], "50 timesteps"),
     "training without noise": (["adapt", "--prompt", "bows", "--solver", "dpmsolver++2m"], "no density to train"),
+    "a reward without a gradient": (
+        ["adapt", "--prompt", "bows", "--algorithm", "draft", "--reward", "small_policy:above"], "no gradient",
+    ),
+    "eta 0 for an algorithm of densities": (["adapt", "--prompt", "bows", "--algorithm", "grpo", "--eta", "0"], "no density"),
     "eta 0 for training": (["adapt", "--prompt", "bows", "--eta", "0"], "no density to train"),
     "an unknown architecture": (["demo", "--model", "gan"], "transformer, unet, latent"),
     "a model that knows the action": (["adapt", "--leave-out", "kick-right"], "--model"),

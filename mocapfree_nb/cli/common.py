@@ -66,10 +66,12 @@ Iterations = Annotated[
 Track = Annotated[
     str | None, typer.Option("--track", help="Log to a tracker of accelerate too: tensorboard, wandb ... (in the run's folder).")
 ]
-Algorithm = Annotated[str, typer.Option(help="How to learn: 'exploration' (recombine, choose, learn) or 'ddpo' (from samples).")]
+Algorithm = Annotated[
+    str, typer.Option(help="How to learn: exploration, ddpo, ddpo-sf, ddpo-is, grpo, raft, draft, dpo or nft (lesson 38).")
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A setting, as KEY=VALUE (of LearnConfig; with --algorithm ddpo of DDPOConfig); repeat for more."),
+    typer.Option("--set", help="A setting of the algorithm, as KEY=VALUE; a wrong KEY names those there are; repeat for more."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="File of settings, .json or .toml.")]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.", callback=check_finite)]

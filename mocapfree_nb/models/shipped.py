@@ -50,10 +50,11 @@ def shipped_recipe(architecture: str, seed: int = 0, algorithm: str = "explorati
     if architecture not in ARCHITECTURES:
         raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
     name, changes, mirrored = ARCHITECTURES[architecture]
-    ddpo = algorithm == "ddpo"
-    config = find_algorithm(algorithm)(seed=seed, **(changes if ddpo else {"rounds": 1}))  # one round fits five minutes
+    explores = algorithm == "exploration"
+    changes = {"rounds": 1} if explores else changes if algorithm == "ddpo" else {}  # one round fits five minutes
+    config = find_algorithm(algorithm)(seed=seed, **changes)
     models = {"model": WEIGHTS / f"{name}-leave-one-out", "full_model": WEIGHTS / name}
-    return {**models, "config": config, "mirrored": mirrored and ddpo}
+    return {**models, "config": config, "mirrored": mirrored and not explores}
 
 
 def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,0 +1,1 @@
+"""Other ways to follow a reward, one module each, all in the trainer's place."""
