@@ -343,7 +343,7 @@ class DDPOTrainer:
 
     def select(self) -> dict[str, float]:
         """What the selector says of the weights as they are (of several processes the main one asks it)."""
-        return parallel.broadcast(ask_selector(self.selector, self.policy) if parallel.is_main() else None)
+        return parallel.from_main(lambda: ask_selector(self.selector, self.policy))
 
     def run(self, callbacks=None, progress: bool = True) -> list[dict]:
         """Train to the end and leave the best weights (or the last, see `selector`) in the policy, LoRA merged.

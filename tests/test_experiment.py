@@ -334,7 +334,7 @@ def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monk
 
     asked, learnt = [], latent.vae_batch_loss
     corpus = load_corpus("procedural", num_clips=60)
-    monkeypatch.setattr(experiment, "load_corpus", lambda *_, **__: corpus)
+    monkeypatch.setattr(shipped, "load_corpus", lambda *_, **__: corpus)
     size = {"width": 16, "layers": 1, "vae_layers": 1, "heads": 2, "feedforward": 16}
     monkeypatch.setitem(shipped.SHIPPED, "latent", ("LatentDenoiser", size, {"batch_size": 64}))
 
