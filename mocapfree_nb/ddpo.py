@@ -109,6 +109,7 @@ class DDPOConfig:
     select_every: int = 20  # iterations between two evaluations for checkpoint selection
     micro_batch: int = 256  # states in one call of the network at most: bounds memory, changes rounding only
     seed: int = 0
+    bfloat16: bool = False  # the network's part of rollout and update, where the processor has it; losses stay float32
 
     def __post_init__(self):
         for name, known in (("objective", OBJECTIVES), ("advantage", ADVANTAGES)):
@@ -123,7 +124,7 @@ class DDPOConfig:
             },
             positive=("learning_rate", "gradient_clip", "clip_range", "advantage_clip", "lora_alpha", "timestep_share"),
             not_negative=("weight_decay", "kl_weight", "distillation_weight"),
-            flags=("weigh_timesteps",),
+            flags=("weigh_timesteps", "bfloat16"),
         )
         if self.timestep_share > 1:
             raise UserError(f"timestep_share should be at most 1, not {self.timestep_share}")
@@ -300,6 +301,7 @@ class DDPOTrainer:
         if not isinstance(config, DDPOConfig):
             raise UserError(f"config should be a DDPOConfig, not a {type(config).__name__}: DDPOConfig(iterations=10) makes one")
         check_arguments(policy, reward, prompts, retained_prompts, config, selector)
+        policy = policy.with_bfloat16(True) if config.bfloat16 else policy
         self.policy, self.reward, self.selector = policy, reward, selector
         self.prompts, retained_prompts = check_prompts(prompts, "prompts"), check_prompts(retained_prompts, "retained_prompts")
         self.lengths = check_lengths(lengths)

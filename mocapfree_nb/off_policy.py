@@ -112,6 +112,7 @@ class LearnConfig:
     lora_alpha: float = 64.0
     distillation: float = 6.0  # weight of what must stay
     seed: int = 0
+    bfloat16: bool = False  # the network's part of search and learning, where the processor has it; losses stay float32
 
     def __post_init__(self):
         check_settings(
@@ -119,6 +120,7 @@ class LearnConfig:
             whole=dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1) | {"seed": 0},
             positive=("learning_rate", "gradient_clip", "lora_alpha"),
             not_negative=("weight_decay", "distillation"),
+            flags=("bfloat16",),
         )
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #8bc86629
@@ -299,6 +301,7 @@ def explore_and_learn(
     parallel.check_agreement(asdict(config) | asdict(search) | {"prompts": list(prompts), "retained": list(retained)})
     generator = torch.Generator().manual_seed(config.seed)
     policy.denoiser.eval()
+    policy = policy.with_bfloat16(True) if config.bfloat16 else policy
     base = base_predictions(policy, retained, generator)
     parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
     kept, log, speaks = Kept(), [], parallel.is_main()
