@@ -148,8 +148,7 @@ def collect(
     order = torch.randperm(len(prompts), generator=generator).tolist()
     drawn = [prompts[order[i % len(order)]] for i in range(config.prompts_per_iteration)]
     lengths = lengths[torch.randint(len(lengths), (len(drawn),), generator=generator)]
-    branching = find_advantage(config.advantage).scores == "candidates"
-    sample = collect_branches if branching else collect_trajectories
+    sample = collect_branches if find_advantage(config.advantage).scores == "candidates" else collect_trajectories
     sizes = config.advantage, config.motions_per_prompt
     return sample(policy, reward, drawn, lengths, *sizes, generator, tracker, config.micro_batch)
 
@@ -301,8 +300,8 @@ class DDPOTrainer:
         if not isinstance(config, DDPOConfig):
             raise UserError(f"config should be a DDPOConfig, not a {type(config).__name__}: DDPOConfig(iterations=10) makes one")
         check_arguments(policy, reward, prompts, retained_prompts, config, selector)
-        policy = policy.with_bfloat16(True) if config.bfloat16 else policy
-        self.policy, self.reward, self.selector = policy, reward, selector
+        self.policy = policy = policy.with_bfloat16(True) if config.bfloat16 else policy
+        self.reward, self.selector = reward, selector
         self.prompts, retained_prompts = check_prompts(prompts, "prompts"), check_prompts(retained_prompts, "retained_prompts")
         self.lengths = check_lengths(lengths)
         self.folder = Path(folder) if folder else None
@@ -371,14 +370,12 @@ class DDPOTrainer:
         """One rollout and its update; returns (and logs) what happened. Raises `UserError` once `run` is over."""
         config, index = self.config, len(self.log) + 1
         if self.finished:
-            over = f"this run of {config.iterations} iterations is over"
-            raise UserError(f"{over}: a longer one needs more of them in its DDPOConfig")
+            raise UserError(f"this run of {config.iterations} iterations is over: a longer one needs more in its DDPOConfig")
         for group in self.optimizer.param_groups:  # a straight line to zero: late steps settle instead of wandering
             group["lr"] = config.learning_rate * max(0.0, 1 - (index - 1) / config.iterations)
         experience = collect(self.policy, self.reward, self.prompts, self.lengths, config, self.tracker, self.generator)
-        stats = update(
-            self.policy, experience, self.optimizer, self.weights, config, self.generator, self.retained, self.frozen
-        )
+        given = self.policy, experience, self.optimizer, self.weights, config, self.generator
+        stats = update(*given, self.retained, self.frozen)
         reward = float(parallel.gather(experience.rewards).mean())
         record = {"iteration": index, "reward": reward, "selection": {}, **stats}
         if self.selector and (index % config.select_every == 0 or index == config.iterations):

@@ -73,12 +73,12 @@ def base_predictions(
     states, predicted = torch.zeros(shape, device=policy.device), torch.zeros(shape, device=policy.device)
     steps = torch.randint(policy.steps, shape[:2], generator=generator)
     for rows in torch.arange(len(retained)).split(batch_size):
-        walks = policy.rollout([retained[i][0] for i in rows], lengths[rows], generator)
-        inside = slice(0, walks.states.shape[2])
+        played = policy.rollout([retained[i][0] for i in rows], lengths[rows], generator)
+        inside = slice(0, played.states.shape[2])
         for k in range(count):
             own = torch.arange(len(rows))
-            states[k, rows, inside] = walks.states[steps[k, rows], own]
-            predicted[k, rows, inside] = walks.predicted_x0[steps[k, rows], own]
+            states[k, rows, inside] = played.states[steps[k, rows], own]
+            predicted[k, rows, inside] = played.predicted_x0[steps[k, rows], own]
     text = policy.encode([caption for caption, _ in retained])
     return Retained(text, lengths.to(policy.device), states, steps, predicted)
 

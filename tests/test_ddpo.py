@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,8 @@ def test_in_bfloat16_rollout_and_update_agree_and_all_but_the_network_stays_floa
     monkeypatch.setattr("mocapfree_nb.pretrain._has_bfloat16", lambda device: True)  # a processor may imitate it, slowly
     config = dataclasses.replace(CONFIG, bfloat16=True, advantage=advantage, iterations=2, micro_batch=5)
     given, seen = make_policy(), set()
-    given.denoiser.network.register_forward_hook(lambda module, _, out: seen.add(out.dtype))
+    for layer in filter(lambda module: isinstance(module, torch.nn.Linear), given.denoiser.network.modules()):
+        layer.register_forward_hook(lambda module, _, out: seen.add(out.dtype))
     trainer = DDPOTrainer(given, height, TRAINING, (24, 30), config, RETAINED, None, tmp_path)
     record = trainer.iterate()  # audits the ratio before the first update: 1 within 1e-5
     assert seen == {torch.bfloat16} and not given.bfloat16, "the policy of the caller computes as before"

@@ -502,7 +502,8 @@ def test_other_architectures_learn_too_and_an_autoencoder_stays_as_it_is(kind):
 def test_in_bfloat16_the_network_alone_computes_coarsely(policy, monkeypatch):
     monkeypatch.setattr("mocapfree_nb.pretrain._has_bfloat16", lambda device: True)
     seen = set()
-    policy.denoiser.network.register_forward_hook(lambda module, _, out: seen.add(out.dtype))
+    for layer in filter(lambda module: isinstance(module, torch.nn.Linear), policy.denoiser.network.modules()):
+        layer.register_forward_hook(lambda module, _, out: seen.add(out.dtype))
     config = LearnConfig(rounds=1, steps=2, batch_size=2, lora_rank=2, bfloat16=True)
     log = explore_and_learn(policy, lower_wrist, ["up", "both up"], SHORT, SHORT, config, LITTLE, progress=False)
     assert seen == {torch.bfloat16} and not policy.bfloat16
