@@ -25,7 +25,8 @@ help:  ## list the targets
 demo: $(STAMP)  ## install, run the main job (a few minutes), print where the report is
 	$(BIN)/mocapfree demo $(ARGS)
 
-# One thread each: two notebooks at a time on two cores are faster than torch competing with itself.
+# One thread each: two notebooks, or two files of tests, at a time on two cores are faster than torch competing with itself.
+# A file of tests stays in one process (loadfile), and so do the models, servers and browsers that its tests share.
 test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pytest
 	@echo "== 1/4 package and notebooks agree"
 	$(BIN)/python -m pytest $(DRIFT)
@@ -34,7 +35,7 @@ test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pyte
 	@echo "== 3/4 notebooks"
 	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n-workers $(WORKERS) --do-print --timing
 	@echo "== 4/4 pytest"
-	OMP_NUM_THREADS=$(WORKERS) MPLBACKEND=agg $(BIN)/python -m pytest --deselect $(DRIFT) --durations=8
+	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --deselect $(DRIFT) --durations=8
 
 CASES ?= 10000
 SEED ?= 0

@@ -111,6 +111,7 @@ class DDPOConfig:
     select_every: int = 20  # iterations between two evaluations for checkpoint selection
     micro_batch: int = 256  # states in one call of the network at most: bounds memory, changes rounding only
     seed: int = 0
+    bfloat16: bool = False  # the network's part of rollout and update, where the processor has it; losses stay float32
 
     def __post_init__(self):
         for name, known in (("objective", OBJECTIVES), ("advantage", ADVANTAGES)):
@@ -125,7 +126,7 @@ class DDPOConfig:
             },
             positive=("learning_rate", "gradient_clip", "clip_range", "advantage_clip", "lora_alpha", "timestep_share"),
             not_negative=("weight_decay", "kl_weight", "distillation_weight"),
-            flags=("weigh_timesteps",),
+            flags=("weigh_timesteps", "bfloat16"),
         )
         if self.timestep_share > 1:
             raise UserError(f"timestep_share should be at most 1, not {self.timestep_share}")
@@ -147,8 +148,7 @@ def collect(
     is not one finite number a motion, see `checked_scores`.
     """
     drawn, lengths = draw_prompts(prompts, lengths, config.prompts_per_iteration, generator)
-    branching = find_advantage(config.advantage).scores == "candidates"
-    sample = collect_branches if branching else collect_trajectories
+    sample = collect_branches if find_advantage(config.advantage).scores == "candidates" else collect_trajectories
     sizes = config.advantage, config.motions_per_prompt
     return sample(policy, reward, drawn, lengths, *sizes, generator, tracker, config.micro_batch)
 
@@ -302,7 +302,8 @@ class DDPOTrainer:
         if not isinstance(config, self.settings_type):
             raise UserError(f"config should be a {name}, not a {type(config).__name__}: {name}(iterations=10) makes one")
         check_arguments(policy, reward, prompts, retained_prompts, config, selector, self.densities)
-        self.policy, self.reward, self.selector = policy, reward, selector
+        self.policy = policy = policy.with_bfloat16(True) if config.bfloat16 else policy
+        self.reward, self.selector = reward, selector
         self.prompts, retained_prompts = check_prompts(prompts, "prompts"), check_prompts(retained_prompts, "retained_prompts")
         self.lengths = check_lengths(lengths)
         self.folder = Path(folder) if folder else None
@@ -340,7 +341,7 @@ class DDPOTrainer:
 
     def select(self) -> dict[str, float]:
         """What the selector says of the weights as they are (of several processes the main one asks it)."""
-        return parallel.broadcast(ask_selector(self.selector, self.policy) if parallel.is_main() else None)
+        return parallel.from_main(lambda: ask_selector(self.selector, self.policy))
 
     def run(self, callbacks=None, progress: bool = True) -> list[dict]:
         """Train to the end and leave the best weights (or the last, see `selector`) in the policy, LoRA merged.

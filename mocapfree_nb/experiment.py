@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial, reduce
 from pathlib import Path
 
-from torch import Tensor, cat, no_grad
+from torch import Tensor, cat, no_grad, tensor
 
+from . import parallel
 from .best_of_n import best_of_n, count_calls, samples_for
 from .callbacks import as_callbacks, notify
 from .corpus import Corpus, load_corpus
@@ -282,12 +283,13 @@ def adapt(
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
     mirror image's (lesson 14). `steps`, `solver` and `eta` choose how the policy samples (lesson 09). `folder` keeps the
     run; one that is already there with the same settings goes on where it stopped. `on_iteration` is told how training goes:
-    a function of an iteration's record, a `callbacks.Callback`, or several.
+    a function of an iteration's record, a `callbacks.Callback`, or several. Of several processes (`parallel.start`) all
+    learn and evaluate; the main one writes, and is the one that `on_iteration` hears.
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or LearnConfig()
     if folder:
-        prepare_folder(folder)
+        parallel.from_main(lambda: prepare_folder(folder))
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model)
     if corpus is None:
@@ -307,19 +309,20 @@ def adapt(
     settings |= {"denoising_steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     settings |= asdict(config) | content_settings(policy, scorers, task)
     if folder:
-        keep_settings(Path(folder) / "config.json", settings)
+        parallel.from_main(lambda: keep_settings(Path(folder) / "config.json", settings))
     rows = {"before": evaluation(policy)}
     if full_model:
         rows["full_data"] = evaluation(load_policy(full_model, **sampling))
     base = policy.with_denoiser(copy.deepcopy(policy.denoiser))
     selector = _select_by(policy, task, corpus, source)
-    seen, callbacks = [], as_callbacks(on_iteration)
+    seen, callbacks = [], as_callbacks(on_iteration) if parallel.is_main() else []
     notify(callbacks, "on_start", settings)
     with count_calls(policy.denoiser) as calls:
         after = _keep_last(policy, base, config, folder, seen, callbacks)
         log = learn_task(policy, checked, task, config, selector, folder, after, progress)
     rows["after"] = evaluation(policy)
-    cost = round(calls.made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took
+    made = int(parallel.total(tensor(calls.made, device=policy.device)))
+    cost = round(made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took
     rows["best_of_n"] = _sample_instead(base, evaluation, checked, cost)
     floors = {part: evaluation.fid_floor(part, corpus.source == BUILT_IN) for part in ("target", "original")}
     for part, floor in floors.items():
@@ -329,7 +332,7 @@ def adapt(
     more = {"fid_floor": floors["target"], "network_calls": cost, "selection": chosen}
     seconds = time.perf_counter() - started
     report = Report(report_values(rows, task, settings, log, seconds, **more), pick_motions(task, rows))
-    if folder:
+    if folder and parallel.is_main():
         policy.denoiser.save_pretrained(Path(folder) / "model")
         report.save(folder)
     notify(callbacks, "on_end", log)

@@ -256,11 +256,11 @@ def root_path(features: Tensor | np.ndarray, skeleton: Skeleton = HUMANML3D) -> 
     The heading quaternion turns the body's facing direction to +z.
     """
     features = _as_features(features, skeleton)
-    moves = torch.cat([torch.zeros_like(features[..., :1, :3]), features[..., :-1, :3]], dim=-2)
-    half_angle = moves[..., 0].cumsum(-1)
+    shifts = torch.cat([torch.zeros_like(features[..., :1, :3]), features[..., :-1, :3]], dim=-2)
+    half_angle = shifts[..., 0].cumsum(-1)
     zero = torch.zeros_like(half_angle)
     heading = torch.stack([zero, half_angle.sin(), zero, half_angle.cos()], dim=-1)
-    step = torch.stack([moves[..., 1], zero, moves[..., 2]], dim=-1)
+    step = torch.stack([shifts[..., 1], zero, shifts[..., 2]], dim=-1)
     path = roma.quat_action(roma.quat_conjugation(heading), step).cumsum(-2)
     return heading, torch.stack([path[..., 0], features[..., 3], path[..., 2]], dim=-1)
 

@@ -11,13 +11,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from . import parallel
 from .lora import add_lora, merge_lora
 from .exploration import Exploration, ExploreConfig, Known, explore, explored_kinds, unserved
 from .features import length_mask
@@ -72,19 +73,23 @@ def base_predictions(
     states, predicted = torch.zeros(shape, device=policy.device), torch.zeros(shape, device=policy.device)
     steps = torch.randint(policy.steps, shape[:2], generator=generator)
     for rows in torch.arange(len(retained)).split(batch_size):
-        walks = policy.rollout([retained[i][0] for i in rows], lengths[rows], generator)
-        inside = slice(0, walks.states.shape[2])
+        played = policy.rollout([retained[i][0] for i in rows], lengths[rows], generator)
+        inside = slice(0, played.states.shape[2])
         for k in range(count):
             own = torch.arange(len(rows))
-            states[k, rows, inside] = walks.states[steps[k, rows], own]
-            predicted[k, rows, inside] = walks.predicted_x0[steps[k, rows], own]
+            states[k, rows, inside] = played.states[steps[k, rows], own]
+            predicted[k, rows, inside] = played.predicted_x0[steps[k, rows], own]
     text = policy.encode([caption for caption, _ in retained])
     return Retained(text, lengths.to(policy.device), states, steps, predicted)
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #27036e9c
 def distillation_loss(policy: DiffusionPolicy, base: Retained, count: int, generator: torch.Generator) -> Tensor:
-    """Mean squared change of the predicted x0 at `count` states of the base policy's trajectories: a scalar."""
-    kept, rows = (torch.randint(n, (count,), generator=generator) for n in base.steps.shape)
+    """Mean squared change of the predicted x0 at `count` states of the base policy's trajectories: a scalar.
+
+    Of several processes each takes its share of the states.
+    """
+    own = parallel.own_share(count, "retained states a step")
+    kept, rows = (torch.randint(n, (count,), generator=generator)[own] for n in base.steps.shape)
     lengths, text = base.lengths[rows.to(base.lengths.device)], base.text[rows]
     t = policy.timesteps[base.steps[kept, rows]].to(policy.device)
     longest = int(policy.denoiser.state_lengths(lengths).max())
@@ -107,6 +112,7 @@ class LearnConfig:
     lora_alpha: float = 64.0
     distillation: float = 6.0  # weight of what must stay
     seed: int = 0
+    bfloat16: bool = False  # the network's part of search and learning, where the processor has it; losses stay float32
 
     def __post_init__(self):
         check_settings(
@@ -114,6 +120,7 @@ class LearnConfig:
             whole=dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1) | {"seed": 0},
             positive=("learning_rate", "gradient_clip", "lora_alpha"),
             not_negative=("weight_decay", "distillation"),
+            flags=("bfloat16",),
         )
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #8bc86629
@@ -128,7 +135,8 @@ def learn(
 ) -> list[tuple[float, float]]:
     """Off-policy DDPO on what was found, self-distillation on what must stay; the two losses of every step.
 
-    `parameters` are trained in place; the learning rate falls to zero along a cosine.
+    `parameters` are trained in place; the learning rate falls to zero along a cosine. Of several processes each takes its
+    share of every batch, and the gradient is everyone's; all must hold the same `generator`.
     """
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     device, losses = policy.device, []
@@ -137,6 +145,7 @@ def learn(
         x0 = torch.cat([policy.denoiser.encode(m, n) for m, n in zip(found.motion.split(256), lengths.split(256), strict=True)])
     text = policy.encode(found.prompts)
     weights = (found.advantages / found.advantages.mean()).to(device)
+    own = parallel.own_share(config.batch_size, "motions a step")
     for step in range(config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
@@ -145,14 +154,17 @@ def learn(
         longest = int(policy.denoiser.state_lengths(lengths[rows]).max())
         clean = x0[rows, :longest]
         x_t = posterior_states(policy, clean, at, generator)
+        rows, at, x_t, clean = rows[own], at[own], x_t[own], clean[own]
         predicted, _ = policy.predict(x_t, policy.timesteps[at].to(device), text[rows], lengths[rows])
         towards = (weights[rows] * motion_errors(policy, predicted, clean, lengths[rows])).mean()
         stays = distillation_loss(policy, base, config.retained_batch, generator)
         optimizer.zero_grad(set_to_none=True)
         (towards + config.distillation * stays).backward()
+        shared = torch.stack([towards, stays]).detach()
+        parallel.average_([shared, *(p.grad for p in parameters if p.grad is not None)])
         nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         optimizer.step()
-        losses.append((towards.item(), stays.item()))
+        losses.append(tuple(shared.tolist()))
         if on_step:
             on_step(step, *losses[-1])
     return losses
@@ -207,8 +219,8 @@ class Round:
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #b40a31d6
 def _save(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept, generator: torch.Generator, log: list) -> None:
-    """A checkpoint after a round: everything that changes during a run."""
-    if folder is None:
+    """A checkpoint after a round: everything that changes during a run, written by the main process."""
+    if folder is None or not parallel.is_main():
         return
     state = {
         "parameters": [p.detach() for p in parameters],
@@ -243,6 +255,21 @@ def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kep
         kept.score, kept.parameters = float(state["score"]), list(state["kept"])
     return log
 
+# %% ../nbs/5_rl/20_off_policy.ipynb #4c614120
+def _explore_together(policy: DiffusionPolicy, *given, generator: torch.Generator) -> Exploration:
+    """`explore` by the main process; the others get what it found, and its place in the random numbers."""
+
+    def work():
+        found = explore(policy, *given, generator)
+        moved = {name: value.cpu() for name, value in vars(found).items() if isinstance(value, Tensor)}
+        return replace(found, **moved), generator.get_state()
+
+    if not parallel.is_parallel():
+        return explore(policy, *given, generator)
+    found, state = parallel.from_main(work)
+    generator.set_state(state)
+    return replace(found, motion=found.motion.to(policy.device))
+
 # %% ../nbs/5_rl/20_off_policy.ipynb #cd7ec699
 def explore_and_learn(
     policy: DiffusionPolicy,
@@ -264,30 +291,37 @@ def explore_and_learn(
     selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing; it says after which
         round to stop and which weights to keep (without it the last ones).
     folder: keeps a checkpoint after each round; a run with the same settings goes on from it.
+    Of several processes the main one searches, selects and writes; the learning is shared (`learn`).
     Raises `UserError` where there is nothing to recombine, to choose, or to keep.
     """
     config, search = config or LearnConfig(), search or ExploreConfig()
     if not prompts or not retained:
         lack = "prompts to learn" if not prompts else "retained prompts (what must not be forgotten)"
         raise UserError(f"exploration needs {lack}: give at least one")
+    parallel.check_agreement(asdict(config) | asdict(search) | {"prompts": list(prompts), "retained": list(retained)})
     generator = torch.Generator().manual_seed(config.seed)
     policy.denoiser.eval()
+    policy = policy.with_bfloat16(True) if config.bfloat16 else policy
     base = base_predictions(policy, retained, generator)
     parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
-    kept, log = Kept(), []
+    kept, log, speaks = Kept(), [], parallel.is_main()
+
+    def selected():
+        return parallel.from_main(lambda: selector(policy)) if selector else {}
+
     try:
         log = _resume(folder, parameters, kept, generator)
         if not log:
-            kept.offer(selector(policy) if selector else {}, parameters)
+            kept.offer(selected(), parameters)
         total, done = config.rounds * config.steps, len(log) * config.steps
-        with tqdm(total=total, initial=done, desc="explore", disable=not progress) as bar:
+        with tqdm(total=total, initial=done, desc="explore", disable=not (progress and speaks)) as bar:
             while len(log) < config.rounds and (not log or log[-1]["improved"]):
                 clock = [time.perf_counter()]
-                found = explore(policy, reward, prompts, known, search, generator)
+                found = _explore_together(policy, reward, prompts, known, search, generator=generator)
                 clock.append(time.perf_counter())
                 losses = learn(policy, found, base, parameters, config, generator, lambda *_: bar.update())
                 clock.append(time.perf_counter())
-                scored = selector(policy) if selector else {}
+                scored = selected()
                 improved = kept.offer(scored, parameters) or not scored
                 clock.append(time.perf_counter())
                 seconds = tuple(b - a for a, b in zip(clock, clock[1:], strict=False))
@@ -295,7 +329,7 @@ def explore_and_learn(
                 log.append(finished.record() | {"improved": improved})
                 bar.set_postfix(round=len(log), **{k: f"{v:.3f}" for k, v in scored.items()})
                 _save(folder, parameters, kept, generator, log)
-                if on_round:
+                if on_round and speaks:
                     on_round(finished)
         if kept.parameters:
             with torch.no_grad():

@@ -4,7 +4,8 @@
 # calls `start` once; from then on torch.distributed carries the messages (nccl between GPUs, gloo between CPUs).
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,21 +13,31 @@ from torch import Tensor
 
 from mocapfree_nb.files import UserError
 
-__all__ = ["start", "is_parallel", "world_size", "rank", "is_main", "own_share", "gather", "total", "average_", "broadcast",
-           "check_agreement"]
+T = TypeVar("T")
+__all__ = ["start", "stop", "is_parallel", "world_size", "rank", "is_main", "own_share", "gather", "total", "mean",
+           "average_", "broadcast", "from_main", "check_agreement"]
 
 
-def start() -> torch.device | None:
-    """Join the other processes of a launch and return this one's device; None where nothing was launched."""
+def start(cpu: bool = False) -> torch.device | None:
+    """Join the other processes of a launch and return this one's device; None where nothing was launched.
+
+    `cpu` keeps to the CPU where there are GPUs.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
     device = torch.device("cpu")
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not cpu:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if not is_parallel():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_parallel() -> bool:
@@ -74,6 +85,11 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def mean(value: Tensor) -> Tensor:
+    """Mean over the processes of a tensor of one shape; alone, the very tensor."""
+    return total(value) / world_size() if is_parallel() else value
+
+
 def average_(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over the processes, in place and in one message."""
     if not is_parallel() or not tensors:
@@ -94,15 +110,30 @@ def broadcast(value: object) -> object:
     return box[0]
 
 
+def from_main(work: Callable[[], T]) -> T:
+    """What `work()` gives on the main process, which alone does it; a `UserError` there is raised on all."""
+    found = failure = None
+    if is_main():
+        try:
+            found = work()
+        except UserError as error:
+            failure = error
+    found, failure = broadcast((found, failure))
+    if failure is not None:
+        raise failure
+    return found
+
+
 def check_agreement(settings: dict) -> None:
-    """Raise `UserError`, naming the first difference, unless all processes hold the same `settings`."""
+    """Raise `UserError`, naming the first process that differs, unless all hold the same `settings`."""
     theirs = broadcast(settings)
     changed = [str(key) for key in {**theirs, **settings} if repr(theirs.get(key)) != repr(settings.get(key))]
-    everyone = total(torch.tensor(len(changed), device=_device()))
-    if int(everyone):
-        names = ", ".join(changed) or "see the other processes"
-        raise UserError(f"process {rank()} was not started like process 0 ({names}): give all processes the same settings")
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if is_parallel() and dist.get_backend() == "nccl" else "cpu")
+    everyone = [changed]
+    if is_parallel():
+        everyone = [None] * world_size()
+        dist.all_gather_object(everyone, changed)
+    for number, names in enumerate(everyone):
+        if names:
+            raise UserError(
+                f"process {number} was not started like process 0 ({', '.join(names)}): give all processes the same settings"
+            )

@@ -65,8 +65,8 @@ class Chart:
 
 
 def _check_denoising(motions, skeleton: Skeleton, steps: int) -> dict[str, np.ndarray]:
-    "Named walks (S, T, J, 3), a version of the motion for each of `steps` denoising steps."
-    walks = {}
+    "Named motions (S, T, J, 3), a version for each of `steps` denoising steps."
+    versions = {}
     for name, states in named_motions(motions, 4).items():
         shape = getattr(states, "shape", (len(states),) if hasattr(states, "__len__") else ())
         if not shape or shape[0] != steps:
@@ -74,8 +74,8 @@ def _check_denoising(motions, skeleton: Skeleton, steps: int) -> dict[str, np.nd
                              f"{skeleton.num_joints}, 3), one motion for each of the {steps} denoising steps")
         parts = [check_motions({f"{name or 'joints'}, step {i}": state}, skeleton, MAX_FRAMES)
                  for i, state in enumerate(states)]
-        walks[name] = np.stack([clip for part in parts for clip in part.values()])
-    return walks
+        versions[name] = np.stack([clip for part in parts for clip in part.values()])
+    return versions
 
 
 def player_scene(
@@ -100,17 +100,17 @@ def player_scene(
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps is {fps}; expected a positive number of frames a second")
     if steps:
-        walks = _check_denoising(motions, skeleton, len(steps))
+        versions = _check_denoising(motions, skeleton, len(steps))
     else:
-        walks = {name: clip[None] for name, clip in check_motions(motions, skeleton, MAX_FRAMES).items()}
-    if len(walks) > 4:
-        raise ValueError(f"{len(walks)} motions; a player shows at most 4: choose some, or make several players")
-    walks = {name: (states - [states[-1, 0, 0, 0], floor_height(states[-1]), states[-1, 0, 0, 2]]) / metre
-             for name, states in walks.items()}
-    about_root = np.concatenate([(s[-1] - s[-1][:, :1] * [1, 0, 1]).reshape(-1, 3) for s in walks.values()])
+        versions = {name: clip[None] for name, clip in check_motions(motions, skeleton, MAX_FRAMES).items()}
+    if len(versions) > 4:
+        raise ValueError(f"{len(versions)} motions; a player shows at most 4: choose some, or make several players")
+    versions = {name: (states - [states[-1, 0, 0, 0], floor_height(states[-1]), states[-1, 0, 0, 2]]) / metre
+                for name, states in versions.items()}
+    about_root = np.concatenate([(s[-1] - s[-1][:, :1] * [1, 0, 1]).reshape(-1, 3) for s in versions.values()])
     captions = captions or {}
     panels = [{"name": name, "caption": str(captions.get(name, "")), "contacts": resting_feet(states, skeleton, fps),
-               **pack_joints(states, 2e-3 if steps else 5e-4)} for name, states in walks.items()]
+               **pack_joints(states, 2e-3 if steps else 5e-4)} for name, states in versions.items()]
     charts = [Chart(charts)] if isinstance(charts, Mapping) and charts else charts
     return {
         "title": title, "fps": float(fps), "steps": steps, "panels": panels, "charts": [c.data() for c in charts],

@@ -7,6 +7,7 @@ __all__ = ['gaussian_log_prob', 'Trajectory', 'predict', 'previous_prediction', 
            'stepwise_noise', 'sample_steps', 'collect_trajectory', 'sample_motion', 'score_steps', 'DiffusionPolicy']
 
 # %% ../nbs/3_diffusion/12_rollouts.ipynb #45a72bea
+import contextlib
 import copy
 import math
 from collections import deque
@@ -20,6 +21,7 @@ from .denoiser import Denoiser
 from .features import length_mask
 from .files import UserError
 from .schedule import Spacing
+from .pretrain import mixed_precision
 from .solvers import per_motion, plan_sampling
 from .text import TextEmbedding, TextEncoder, text_encoder_of
 
@@ -81,7 +83,9 @@ def predict(policy: "DiffusionPolicy", x_t: Tensor, t: Tensor, text: TextEmbeddi
         raise ValueError("the denoiser is in training mode, where dropout changes the policy; call .eval()")
     if denoiser.canvas is not None:  # no row of a canvas is padding
         lengths = denoiser.state_lengths(lengths)
-    return denoiser.x0_and_noise(denoiser.guided(x_t, t, text, lengths, policy.guidance_scale), x_t, t)
+    with mixed_precision(x_t.device, True) if policy.bfloat16 else contextlib.nullcontext():
+        prediction = denoiser.guided(x_t, t, text, lengths, policy.guidance_scale)
+    return denoiser.x0_and_noise(prediction.to(x_t.dtype), x_t, t)
 
 # %% ../nbs/3_diffusion/12_rollouts.ipynb #15dc33a7
 def previous_prediction(
@@ -235,11 +239,18 @@ class DiffusionPolicy:
         self.timesteps, self.alphas, self.alphas_next = plan.timesteps, plan.alphas, plan.alphas_next
         self.eta, self.min_std, self.stds, self.x0_coefficients = plan.eta, min_std, plan.stds, plan.x0_coefficients
 
+    bfloat16 = False  # whether the network computes in bfloat16, see `with_bfloat16`
     predict, step, previous_prediction = predict, step_distribution, previous_prediction
 
     @property
     def device(self) -> torch.device:
         return self.denoiser.feature_mean.device
+
+    def with_bfloat16(self, wanted: bool) -> "DiffusionPolicy":
+        """The same policy, its network under `pretrain.mixed_precision` if `wanted`; means and densities stay float32."""
+        other = copy.copy(self)
+        other.bfloat16 = wanted
+        return other
 
     def with_denoiser(self, denoiser: Denoiser) -> "DiffusionPolicy":
         """The same policy with another network (a frozen copy, say)."""

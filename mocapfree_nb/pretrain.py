@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from . import parallel
 from .batches import StackedCorpus, draw_batch, stack_corpus
 from .corpus import Corpus
 from .denoiser import Denoiser
@@ -45,14 +46,15 @@ from .skeleton import skeleton_of
 from .text import TextEmbedding, TextEncoder, remember_text_encoder
 
 # %% ../nbs/3_diffusion/11_pretraining.ipynb #a35171b1
-def masked_mean_square(difference: Tensor, lengths: Tensor) -> Tensor:
+def masked_mean_square(difference: Tensor, lengths: Tensor, frames: Tensor | None = None) -> Tensor:
     """Mean of `difference ** 2` over valid frames and features.
 
     `difference` is (batch, frames, features), `lengths` (batch,); frames past a clip's length are ignored.
-    Returns a scalar. A long clip weighs more than a short one: every valid frame counts the same.
+    Returns a scalar. A long clip weighs more than a short one: every valid frame counts the same. `frames` is what the sum
+    over frames is divided by, where that is not their number here.
     """
     mask = length_mask(lengths, difference.shape[1])[..., None]
-    return (difference.square() * mask).sum() / (mask.sum() * difference.shape[2])
+    return (difference.square() * mask).sum() / ((mask.sum() if frames is None else frames) * difference.shape[2])
 
 # %% ../nbs/3_diffusion/11_pretraining.ipynb #f00t0002
 def foot_error(predicted: Tensor, clean: Tensor, lengths: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ def foot_error(predicted: Tensor, clean: Tensor, lengths: Tensor) -> Tensor:
     with torch.autocast(clean.device.type, enabled=False):
         paths = [features_to_joints(motion.float(), skeleton)[:, :, feet].flatten(2) for motion in (predicted, clean)]
         difference = (paths[0] - paths[1]).diff(dim=1) * skeleton.fps / (1000 if skeleton.unit == "mm" else 1)
-    return masked_mean_square(difference, lengths - 1)
+    return masked_mean_square(difference, lengths - 1, parallel.mean((lengths - 1).sum()))
 
 # %% ../nbs/3_diffusion/11_pretraining.ipynb #b7fb1c7a
 def diffusion_loss(
@@ -85,17 +87,19 @@ def diffusion_loss(
     `x0` is clean states, as `denoiser.encode` makes them (batch, frames, features), `t` (batch,) timesteps, `noise`
     like `x0`, `conditional` (batch,) False where the caption is dropped. Returns a scalar. `joint_weight` times the error
     of the features that joints are recovered from (root and positions, the first 3 J + 1 of 12 J - 1), and the same of
-    its change from frame to frame, is added, and `foot_weight` times `foot_error`, of the predicted x_0 in raw features.
+    its change from frame to frame, is added, and `foot_weight` times `foot_error`, of the predicted x_0 in raw features. Of
+    several processes, each with its part of the batch, the losses' mean is that of the whole batch.
     """
     x_t = schedule.add_noise(x0, noise, t)
     prediction = denoiser(x_t, t, text, lengths, conditional)
     counted = denoiser.state_lengths(lengths) if denoiser.canvas is None else lengths  # padding is seen, not learnt
     error = prediction - denoiser.target(x0, noise, t)
-    loss = masked_mean_square(error, counted)
+    loss = masked_mean_square(error, counted, parallel.mean(counted.sum()))
     if joint_weight:
         joints = error[..., : (error.shape[2] + 1) // 4 + 1]
         jitter = joints.diff(dim=1)
-        loss = loss + joint_weight * (masked_mean_square(joints, counted) + masked_mean_square(jitter, counted - 1))
+        still = masked_mean_square(joints, counted, parallel.mean(counted.sum()))
+        loss = loss + joint_weight * (still + masked_mean_square(jitter, counted - 1, parallel.mean((counted - 1).sum())))
     if foot_weight:
         predicted, _ = denoiser.x0_and_noise(prediction, x_t, t)
         loss = loss + foot_weight * foot_error(denoiser.denormalise(predicted), denoiser.denormalise(x0), counted)
@@ -189,12 +193,17 @@ def random_diffusion_loss(
     denoiser: Denoiser, x0: Tensor, lengths: Tensor, text: TextEmbedding, text_dropout: float, generator: torch.Generator,
     joint_weight: float = 0.0, foot_weight: float = 0.0,
 ) -> Tensor:
-    """`diffusion_loss` at random timesteps with random noise, the caption dropped with probability `text_dropout`."""
+    """`diffusion_loss` at random timesteps with random noise, the caption dropped with probability `text_dropout`.
+
+    Several processes draw alike, and each takes its share of the batch.
+    """
     device, count = generator.device, len(x0)
     t = torch.randint(denoiser.noise_schedule.num_timesteps, (count,), generator=generator, device=device)
     noise = torch.randn(x0.shape, generator=generator, device=device)
     conditional = torch.rand(count, generator=generator, device=device) >= text_dropout
-    return diffusion_loss(denoiser, denoiser.noise_schedule, x0, lengths, text, t, noise, conditional, joint_weight, foot_weight)
+    own = parallel.own_share(count, "clips a step")
+    drawn = x0[own], lengths[own], text[torch.arange(count)[own]] if parallel.is_parallel() else text, t[own], noise[own]
+    return diffusion_loss(denoiser, denoiser.noise_schedule, *drawn, conditional[own], joint_weight, foot_weight)
 
 # %% ../nbs/3_diffusion/11_pretraining.ipynb #27df1f7f
 def denoising_loss(
@@ -247,18 +256,21 @@ class TrainingState:
         self.step, self.history = 0, []
 
     def update(self, loss: Tensor, learning_rate: float, gradient_clip: float) -> None:
-        """One step down the gradient of `loss`."""
+        """One step down the gradient of `loss` (of several processes, of the mean of theirs)."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        parallel.average_([p.grad for p in self.parameters if p.grad is not None])
         nn.utils.clip_grad_norm_(self.parameters, gradient_clip)
         self.optimizer.step()
         self.average.update(self.model)
         self.step += 1
 
     def save(self, path: str | Path, run: dict) -> None:
-        """Write all of it, and the settings `run` that it belongs to; whole or not at all."""
+        """Write all of it, and the settings `run` that it belongs to; whole or not at all (of several processes by one)."""
+        if not parallel.is_main():
+            return
         device = self.device
         state = {
             "step": self.step,
@@ -330,12 +342,14 @@ def train_network(
 
     With `checkpoint`, the state is saved there every `checkpoint_every` steps, and a second call with the same arguments
     goes on where the first one stopped, to the same bits. `on_step(step, loss)` is called after each step. Raises
-    `UserError` for a checkpoint that is damaged or of another run, or if the loss stops being finite.
+    `UserError` for a checkpoint that is damaged or of another run, or if the loss stops being finite. Several processes
+    (`parallel.start`) with the same arguments share every batch if `draw_loss` does, and train as one; the main one writes.
     """
     part, run = part or model, asdict(config) | dict(run)
+    parallel.check_agreement(run)
     state, started = TrainingState(model, part, config), time.perf_counter()
     part.train()
-    bar = tqdm(total=config.steps, desc=progress, disable=progress is None)
+    bar = tqdm(total=config.steps, desc=progress, disable=progress is None or not parallel.is_main())
     with bar, borrowed_generators(state.device, config.seed):  # dropout draws from those
         if checkpoint and Path(checkpoint).exists():
             state.resume(checkpoint, run)
@@ -343,13 +357,14 @@ def train_network(
         for step in range(state.step, config.steps):
             with mixed_precision(state.device, config.bfloat16):
                 drawn = draw_loss(state.generator)
-            terms = drawn if isinstance(drawn, dict) else {"loss": drawn}
+            loss, terms = (drawn["loss"], drawn) if isinstance(drawn, dict) else (drawn, {"loss": drawn})
+            terms = {name: parallel.mean(value.detach()) for name, value in terms.items()}
             if not torch.isfinite(terms["loss"]):
                 raise UserError(
                     f"training step {step}: the loss is {terms['loss'].item()}; lower the learning rate "
                     f"({config.learning_rate}) or look for broken clips"
                 )
-            state.update(terms["loss"], config.learning_rate * learning_rate_scale(step, config), config.gradient_clip)
+            state.update(loss, config.learning_rate * learning_rate_scale(step, config), config.gradient_clip)
             bar.update()
             due = (step + 1) % checkpoint_every == 0
             if due or (step + 1) % 50 == 0 or step + 1 == config.steps:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,38 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, change):
     ):
         assert torch.equal(one, other)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("advantage", ["branching", "per_step", "batch"])
+def test_in_bfloat16_rollout_and_update_agree_and_all_but_the_network_stays_float32(advantage, monkeypatch, tmp_path):
+    monkeypatch.setattr("mocapfree_nb.pretrain._has_bfloat16", lambda device: True)  # a processor may imitate it, slowly
+    config = dataclasses.replace(CONFIG, bfloat16=True, advantage=advantage, iterations=2, micro_batch=5)
+    given, seen = make_policy(), set()
+    for layer in filter(lambda module: isinstance(module, torch.nn.Linear), given.denoiser.network.modules()):
+        layer.register_forward_hook(lambda module, _, out: seen.add(out.dtype))
+    trainer = DDPOTrainer(given, height, TRAINING, (24, 30), config, RETAINED, None, tmp_path)
+    record = trainer.iterate()  # audits the ratio before the first update: 1 within 1e-5
+    assert seen == {torch.bfloat16} and not given.bfloat16, "the policy of the caller computes as before"
+    assert math.isfinite(record["reward"]) and all(value == 0 for value in record["clip_share"][:-1])
+    with torch.no_grad():
+        played = trainer.policy.rollout(["walks"], [24])
+        assert {x.dtype for x in (played.states, played.log_probs, played.predicted_x0, played.motion)} == {torch.float32}
+        fine = given.rollout(["walks"], [24], torch.Generator().manual_seed(0))
+        coarse = trainer.policy.rollout(["walks"], [24], torch.Generator().manual_seed(0))
+    assert 0 < (fine.motion - coarse.motion).abs().max() < 0.2 * fine.motion.abs().max()
+    assert {p.dtype for p in trainer.parameters} == {torch.float32}
+    again = DDPOTrainer(make_policy(), height, TRAINING, (24, 30), config, RETAINED, None, tmp_path)
+    assert again.log == trainer.log
+    with pytest.raises(UserError, match=r"other settings \(bfloat16\)"):
+        plain = dataclasses.replace(config, bfloat16=False)
+        DDPOTrainer(make_policy(), height, TRAINING, (24, 30), plain, RETAINED, None, tmp_path)
+    with pytest.raises(UserError, match="bfloat16 should be True or False"):
+        dataclasses.replace(config, bfloat16="yes")
+
+
+def test_a_run_in_bfloat16_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("mocapfree_nb.pretrain._has_bfloat16", lambda device: True)
+    test_a_stopped_run_goes_on_bit_for_bit(tmp_path, {"bfloat16": True})
 
 
 def test_the_log_has_one_number_for_every_noisy_timestep(tmp_path):

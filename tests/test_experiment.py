@@ -348,7 +348,7 @@ def test_a_latent_model_composes_no_arms_that_show_what_is_left_out(capsys, monk
 
     asked, learnt = [], latent.vae_batch_loss
     corpus = load_corpus("procedural", num_clips=60)
-    monkeypatch.setattr(experiment, "load_corpus", lambda *_, **__: corpus)
+    monkeypatch.setattr(shipped, "load_corpus", lambda *_, **__: corpus)
     size = {"width": 16, "layers": 1, "vae_layers": 1, "heads": 2, "feedforward": 16}
     monkeypatch.setitem(shipped.SHIPPED, "latent", ("LatentDenoiser", size, {"batch_size": 64}))
 
@@ -560,6 +560,52 @@ def test_strange_words_and_forgotten_quotes_are_noted_once_each(base, capsys, mo
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         generation.generate(["a person does a cartwheel"], "b.npy", base, 2, 2)  # nobody knows what this one was trained on
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A model that was trained on 2.0 to 2.1 seconds: less than the corpus holds, and asks for."""
+    model = MotionDenoiser(width=32, layers=1, heads=2, feedforward=32, frames_per_token=4, trained_frames=[40, 42])
+    model.set_statistics(CORPUS.mean, CORPUS.std)
+    folder = tmp_path_factory.mktemp("narrow")
+    model.save_pretrained(folder)
+    return folder
+
+
+LENGTH_NOTE = r"s asked for, .*than the 2\.0 to 2\.1 s that this model was trained on"
+
+
+def test_lengths_beyond_training_bring_a_note_from_python(narrow, base, tmp_path):
+    callers = {
+        "generate": lambda model: generation.generate(["walks"], tmp_path / "a.npy", model, 9.8, 2),
+        "evaluate": lambda model: experiment.evaluate(model, CORPUS, evaluation_prompts=8, steps=2),
+        "adapt": lambda model: quick(model, target=TARGET),
+        "adapt to free prompts": lambda model: quick(model, target=None, prompts=["a person waves"]),
+    }
+    for name, call in callers.items():
+        with pytest.warns(UserWarning, match=LENGTH_NOTE) as heard:
+            call(narrow)
+        assert sum("this model was trained on" in str(one.message) for one in heard) == 1, name
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        callers["generate"](base)  # nobody knows what this one was trained on
+
+
+def test_lengths_beyond_training_bring_one_line_from_every_command(narrow, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    small = ["--denoising-steps", "2", "--device", "cpu"]
+    plain = {"generate": ["walks", "--seconds", "9.8", "--out", "a.npy", "--model", narrow, *small],
+             "evaluate": ["--model", narrow, "--evaluation-prompts", "8", *small],
+             "adapt": ["--prompt", "walks", "--model", narrow, *small]}
+    config = dataclasses.replace(QUICK, iterations=1)
+    monkeypatch.setattr("mocapfree_nb.learning.ALGORITHMS", {"exploration": lambda **_: config})
+    monkeypatch.setattr(experiment, "adapt", functools.partial(experiment.adapt, evaluation_prompts=4))
+    recipe = {"model": narrow, "full_model": None, "config": config, "steps": 2}
+    monkeypatch.setattr(shipped, "shipped_recipe", lambda *_: dict(recipe))
+    for name, words in {**plain, "demo": []}.items():
+        status, _, said = command(capsys, monkeypatch, name, *words)
+        notes = [line for line in said.splitlines() if "this model was trained on" in line]
+        assert status == 0 and len(notes) == 1 and notes[0].startswith("note: "), (name, said)
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])

@@ -499,6 +499,19 @@ def test_other_architectures_learn_too_and_an_autoencoder_stays_as_it_is(kind):
     assert changed and not any(name.startswith("vae.") for name in changed)
 
 
+def test_in_bfloat16_the_network_alone_computes_coarsely(policy, monkeypatch):
+    monkeypatch.setattr("mocapfree_nb.pretrain._has_bfloat16", lambda device: True)
+    seen = set()
+    for layer in filter(lambda module: isinstance(module, torch.nn.Linear), policy.denoiser.network.modules()):
+        layer.register_forward_hook(lambda module, _, out: seen.add(out.dtype))
+    config = LearnConfig(rounds=1, steps=2, batch_size=2, lora_rank=2, bfloat16=True)
+    log = explore_and_learn(policy, lower_wrist, ["up", "both up"], SHORT, SHORT, config, LITTLE, progress=False)
+    assert seen == {torch.bfloat16} and not policy.bfloat16
+    assert math.isfinite(log[0]["loss"]) and {p.dtype for p in policy.denoiser.parameters()} == {torch.float32}
+    with pytest.raises(UserError, match="bfloat16"):
+        LearnConfig(bfloat16=1)
+
+
 def test_a_failing_reward_leaves_the_network_whole(policy):
     def broken(motion, lengths, prompts):
         raise UserError("no score today")

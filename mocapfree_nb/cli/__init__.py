@@ -10,7 +10,7 @@ import typer
 
 import mocapfree_nb
 from mocapfree_nb.cli import adapting, measuring, motion, study, training
-from mocapfree_nb.cli.common import Stopped, import_module, note, say, say_line
+from mocapfree_nb.cli.common import Stopped, import_module, launched, leave, note, say, say_line
 from mocapfree_nb.files import UserError
 
 app = typer.Typer(
@@ -35,8 +35,12 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+TOGETHER = ("adapt", "demo", "pretrain")  # commands that several processes share
+
+
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
     ] = False,
@@ -44,6 +48,10 @@ def _options(
         list[str] | None, typer.Option("--import", metavar="MODULE", help="Import a module that registers parts of your own.")
     ] = None,
 ) -> None:
+    if launched() and context.invoked_subcommand not in TOGETHER:
+        raise UserError(
+            f"mocapfree {context.invoked_subcommand} is the work of one process: start it without torchrun or accelerate launch"
+        )
     for module in modules or []:
         import_module("--import", module)
 
@@ -64,3 +72,5 @@ def main() -> None:
             raise
         say_line(f"mocapfree: {stop if isinstance(stop, Stopped) else 'stopped'}")
         sys.exit(130)
+    finally:
+        leave()

@@ -8,7 +8,8 @@ import typer
 
 from mocapfree_nb.cli.common import (
     Algorithm, ConfigFile, Corpus, DenoisingSteps, Device, Eta, Guidance, Iterations, MaxFrames, Seed, Set, Solver,
-    Track, announce, find_function, going_on, pick_device, read_checks, read_prompts, refuse_finished, run_folder, say, tracker,
+    Track, announce, by_main, find_function, going_on, launched, pick_device, read_checks, read_prompts, refuse_finished,
+    run_folder, say, tracker,
 )  # fmt: skip
 from mocapfree_nb.cli.settings import parse_pair, read_settings
 from mocapfree_nb.files import UserError
@@ -30,17 +31,19 @@ def demo(
     """The main job: teach the shipped model an action it never saw, and report before and after.
 
     Takes a few minutes on two CPU cores. A demo that was interrupted goes on where it stopped.
+    On several processes: torchrun --nproc-per-node 2 -m mocapfree_nb.cli demo
     """
     from mocapfree_nb.experiment import adapt
     from mocapfree_nb.models.shipped import shipped_recipe
     from mocapfree_nb.runs import next_run
 
     recipe = shipped_recipe(model, seed, algorithm)
+    recipe |= {"device": pick_device("cpu")} if launched() else {}
     recipe["config"] = replace(recipe["config"], **read_settings(algorithm, settings, config, iterations))
     parts = [model] * (model != "transformer") + [algorithm] * (algorithm != "exploration") + [f"seed{seed}"] * (seed != 0)
     usual = "-".join(["demo", *parts])
-    folder = Path("runs") / name if name else next_run("runs", usual)
-    refuse_finished(folder)
+    folder = by_main(lambda: Path("runs") / name if name else next_run("runs", usual))
+    by_main(lambda: refuse_finished(folder))
     say(f"adapting to an unseen action from text alone; the run is kept in {folder}")
     with going_on(folder, "checkpoints/last.pt", "the same command"):
         report = adapt(**recipe, folder=folder, on_iteration=tracker(track, folder))
@@ -93,6 +96,7 @@ def adapt(
     Your own reward: mocapfree adapt --prompt "a person waves" --reward my_rewards:hands_high --name high
     Your own data:   mocapfree adapt --corpus DATA --leave-out LABEL --model BASE --retrieval R --evaluator E
     Cross-dataset:   mocapfree adapt --corpus NEW --source OLD --model BASE --retrieval R --evaluator E
+    On several processes (GPUs, machines): torchrun --nproc-per-node 2 -m mocapfree_nb.cli adapt ...
     """
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
@@ -102,6 +106,7 @@ def adapt(
     prompts = list(prompt or []) + (read_prompts(prompts_file) if prompts_file else [])
     if not (prompts or leave_out or leave_out_words or source):
         raise UserError("say what to learn: --prompt, --prompts-file, --leave-out, --leave-out-words or --source")
+    device = pick_device(device)
     folder = run_folder(name, resume)
     chosen = {"seed": seed} | read_settings(algorithm, settings, config, iterations)
     followed = find_function("--reward", reward) if reward else None
@@ -134,7 +139,7 @@ def adapt(
             eta=eta,
             folder=folder,
             on_iteration=tracker(track, folder),
-            device=pick_device(device),
+            device=device,
             **{key: value for key, value in given.items() if value is not None},
         )
     announce(report, folder)

@@ -17,14 +17,29 @@ import typer
 from mocapfree_nb.files import UserError, printable
 
 
+def launched() -> bool:
+    """Whether torchrun or `accelerate launch` started this program several times."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def process() -> int:
+    """The number of this process among those of a launch; 0 is the one that speaks and writes."""
+    return int(os.environ.get("RANK", "0")) if launched() else 0
+
+
 def say(text: object, file=None) -> None:
-    """Print lines: all that this program prints goes through here, so that no name or caption controls a terminal."""
+    """Print lines: all that this program prints goes through here, so that no name or caption controls a terminal.
+
+    Of several processes the main one prints.
+    """
+    if process():
+        return
     for line in str(text).split("\n"):
         print(printable(line, sys.maxsize), file=file, flush=True)
 
 
 def say_line(text: object) -> None:
-    """One line to the person at the terminal, apart from what the command prints."""
+    """One line to the person at the terminal, apart from what the command prints (of several processes by the main one)."""
     say(re.sub(r"\s*\n\s*", " ", str(text).strip()), sys.stderr)
 
 
@@ -78,9 +93,18 @@ Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1
 
 
 def pick_device(name: str) -> str:
-    """The device of this name if it is there and computes; "auto" takes the fastest."""
+    """The device of this name if it is there and computes; "auto" takes the fastest.
+
+    Of several processes, which join here, each gets its own of that kind.
+    """
     import torch
 
+    if launched():
+        from mocapfree_nb import parallel
+
+        own = parallel.start(cpu=name == "cpu")
+        if name in ("auto", own.type):
+            return str(own)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -111,13 +135,34 @@ def going_on(folder: Path, checkpoint: str, how: str) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         if (folder / checkpoint).exists():
             raise Stopped(f"stopped; {folder} goes on with {how}") from stop
-        if fresh and folder.is_dir():  # nothing but settings
+        if fresh and folder.is_dir() and not process():  # nothing but settings
             shutil.rmtree(folder, ignore_errors=True)
         raise Stopped("stopped before there was anything to keep; the same command starts again") from stop
 
 
+def by_main(work: Callable[[], Path]) -> Path:
+    """What `work()` gives: of several processes, the main one looks before another has made anything."""
+    if not launched():
+        return work()
+    from mocapfree_nb import parallel
+
+    return parallel.from_main(work)
+
+
+def leave() -> None:
+    """Part from the other processes, where there are any."""
+    if launched():
+        from mocapfree_nb import parallel
+
+        parallel.stop()
+
+
 def run_folder(name: str, resume: bool) -> Path:
     """The folder of a run, new or to go on with; `UserError` where it is not what was asked for."""
+    return by_main(lambda: _run_folder(name, resume))
+
+
+def _run_folder(name: str, resume: bool) -> Path:
     folder = Path("runs") / name
     if resume:
         refuse_finished(folder)
@@ -165,7 +210,7 @@ def read_checks(pairs: list[str]) -> dict:
 
 def tracker(name: str | None, folder: Path):
     """The callback that logs a run to a tracker of accelerate, into `folder`/tracking; None for none."""
-    if name is None:
+    if name is None or process():
         return None
     from mocapfree_nb.callbacks import TrackerCallback
 

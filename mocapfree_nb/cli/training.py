@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mocapfree_nb.cli.common import Corpus, Device, MaxFrames, Seed, going_on, pick_device, read_checks, say
+from mocapfree_nb.cli.common import Corpus, Device, MaxFrames, Seed, going_on, launched, pick_device, read_checks, say
+from mocapfree_nb.files import UserError
 
 app = typer.Typer()
 
@@ -41,12 +42,15 @@ def pretrain(
 ) -> None:
     """Train a network on a corpus: a motion model (the denoiser, a transformer; the unet; the latent model), the
     retrieval network (the reward) or the evaluator (metrics only). With the defaults this rebuilds the shipped weights.
+    On several processes (denoiser, unet): torchrun --nproc-per-node 2 -m mocapfree_nb.cli pretrain ...
     """
     from mocapfree_nb.models import shipped as networks
     from mocapfree_nb.corpus import load_corpus
 
     shipped = corpus == "procedural" and max_frames == 196  # with the clips that the shipped weights were trained on
     clips, checks = None if shipped else load_corpus(corpus, max_frames=max_frames), read_checks(check or [])
+    if launched() and network not in (Network.denoiser, Network.unet):
+        raise UserError(f"pretrain {network.value} is the work of one process; several share pretrain denoiser and pretrain unet")
     words, device = leave_out_words or (), pick_device(device)
     with going_on(out, "checkpoint.pt", "the same command"):
         networks.train(network.value, out, clips, leave_out, words, iterations, seed, device, checks, start)

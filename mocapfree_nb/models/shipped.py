@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mocapfree_nb import parallel
 from mocapfree_nb.corpus import Corpus, load_corpus, more_training_clips
 from mocapfree_nb.evaluation import Checks, check_motion
 from mocapfree_nb.evaluator import train_evaluator
@@ -104,9 +105,10 @@ def train(
     With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `steps` are the
     training steps of each part, where a model has two. `leave_out` is a label, or several with commas between. `start` is
     a saved denoiser to go on from, as the shipped one that knows every action goes on from the one that lacks six.
+    Several processes share the batches of "denoiser" and "unet".
     `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is kept from composing what is left out.
     """
-    prepare_folder(out)
+    parallel.from_main(lambda: prepare_folder(out))
     if corpus is None:
         corpus = load_corpus()
         corpus = more_training_clips(corpus, MORE_CLIPS) if network == "denoiser" else corpus
@@ -122,5 +124,7 @@ def train(
         model, _ = train_evaluator(corpus, seed=seed, device=device, folder=out, **given)
     else:
         model = _train_denoiser(network, out, corpus, labels, given, seed, device, checks, start)
+    if not parallel.is_main():
+        return
     model.half().save_pretrained(out)
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)  # not before the model is safe
