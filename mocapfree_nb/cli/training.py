@@ -43,10 +43,10 @@ def pretrain(
     retrieval network (the reward) or the evaluator (metrics only). With the defaults this rebuilds the shipped weights.
     """
     from mocapfree_nb.models import shipped as networks
-    from mocapfree_nb.corpus import load_corpus
+    from mocapfree_nb.corpus import built_in, load_corpus
 
-    shipped = corpus == "procedural" and max_frames == 196  # with the clips that the shipped weights were trained on
-    clips, checks = None if shipped else load_corpus(corpus, max_frames=max_frames), read_checks(check or [])
+    shipped = built_in(corpus) and max_frames == 196  # with the clips that the shipped weights were trained on
+    clips, checks = corpus if shipped else load_corpus(corpus, max_frames=max_frames), read_checks(check or [])
     words, device = leave_out_words or (), pick_device(device)
     with going_on(out, "checkpoint.pt", "the same command"):
         networks.train(network.value, out, clips, leave_out, words, iterations, seed, device, checks, start)

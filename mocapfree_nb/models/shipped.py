@@ -89,7 +89,7 @@ def _train_denoiser(network, out, corpus, labels, given, seed, device, checks, s
 def train(
     network: str,
     out: str | Path,
-    corpus: Corpus | None = None,
+    corpus: Corpus | str = "procedural",
     leave_out: str | None = None,
     leave_out_words: Sequence[str] = (),
     steps: int | None = None,
@@ -100,15 +100,15 @@ def train(
 ) -> None:
     """Train the "denoiser", the "unet", the "latent" model, the "retrieval" network or the "evaluator" into `out`.
 
-    With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `steps` are the
+    `corpus` is the name of a built-in one, or clips. With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `steps` are the
     training steps of each part, where a model has two. `leave_out` is a label, or several with commas between. `start` is
     a saved denoiser to go on from, as the shipped one that knows every action goes on from the one that lacks six.
     `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is kept from composing what is left out.
     """
     prepare_folder(out)
-    if corpus is None:
-        corpus = load_corpus()
-        corpus = more_training_clips(corpus, MORE_CLIPS) if network == "denoiser" else corpus
+    if isinstance(corpus, str):
+        source, corpus = corpus, load_corpus(corpus)
+        corpus = more_training_clips(corpus, MORE_CLIPS, source=source) if network == "denoiser" else corpus
     labels = leave_out.split(",") if leave_out else []
     for label in labels:
         corpus = corpus.leave_out(label)
