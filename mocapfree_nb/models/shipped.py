@@ -20,7 +20,7 @@ from mocapfree_nb.retrieval import train_retrieval
 from mocapfree_nb.runs import prepare_folder
 from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
 
-__all__ = ["SHIPPED", "ARCHITECTURES", "shipped_recipe", "train"]
+__all__ = ["SHIPPED", "ARCHITECTURES", "DIRECTIONS", "shipped_recipe", "cross_dataset_recipe", "train"]
 
 SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models.registry`), size, training
     "denoiser": (
@@ -41,6 +41,9 @@ ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, c
     "latent": ("latent", {"iterations": 80, "distillation_weight": 0.1, "learning_rate": 5e-4, "select_every": 10}, True),
 }
 
+DIRECTIONS = {"a-to-b": ("procedural", "procedural-b"), "b-to-a": ("procedural-b", "procedural")}  # original, target
+CROSS_ROUNDS = 2  # of exploration: two and the evaluation fit five minutes
+
 
 def shipped_recipe(architecture: str, seed: int = 0, algorithm: str = "exploration") -> dict:
     """What `adapt` is called with to teach a shipped model the left-out action: models, settings and reward.
@@ -54,6 +57,30 @@ def shipped_recipe(architecture: str, seed: int = 0, algorithm: str = "explorati
     config = find_algorithm(algorithm)(seed=seed, **(changes if ddpo else {"rounds": 1}))  # one round fits five minutes
     models = {"model": WEIGHTS / f"{name}-leave-one-out", "full_model": WEIGHTS / name}
     return {**models, "config": config, "mirrored": mirrored and ddpo}
+
+
+def cross_dataset_recipe(direction: str, architecture: str = "transformer", seed: int = 0, algorithm: str = "exploration") -> dict:
+    """What `adapt` is called with to teach a model of one built-in corpus what the captions of the other say.
+
+    The reward and the evaluator know both; of the other corpus the model sees captions only. Raises `UserError` for a
+    direction, an architecture or an algorithm that does not exist, and where the networks are not there.
+    """
+    if direction not in DIRECTIONS:
+        raise UserError(f"there is no direction {direction!r}; choose {' or '.join(DIRECTIONS)}")
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    name = ARCHITECTURES[architecture][0]
+    first, second = WEIGHTS / name, WEIGHTS / f"{name}-b"
+    networks = {"retrieval": WEIGHTS / "retrieval-both", "evaluator": WEIGHTS / "evaluator-both"}
+    models = dict(zip(("model", "full_model"), (first, second) if direction == "a-to-b" else (second, first), strict=True))
+    for path in (second, *networks.values()):
+        if not (path / "config.json").exists():
+            corpus = "procedural-b" if path == second else "procedural+procedural-b"
+            what = path.name.split("-")[0]
+            raise UserError(f"{path.name} is not here: mocapfree pretrain {what} --corpus {corpus} --out {path}")
+    source, target = (load_corpus(corpus) for corpus in DIRECTIONS[direction])
+    rounds = {} if algorithm == "ddpo" else {"rounds": CROSS_ROUNDS}
+    return {**models, **networks, "corpus": target, "source": source, "config": find_algorithm(algorithm)(seed=seed, **rounds)}
 
 
 def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:
