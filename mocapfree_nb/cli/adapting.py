@@ -55,7 +55,8 @@ def demo(
     crossing = experiment == Experiment.cross_dataset
     recipe = cross_dataset_recipe(direction, model, seed, algorithm) if crossing else shipped_recipe(model, seed, algorithm)
     recipe["config"] = replace(recipe["config"], **read_settings(algorithm, settings, config, iterations))
-    parts = ["cross-dataset", direction.value] * crossing + [model] * (model != "transformer") + [algorithm] * (algorithm != "exploration") + [f"seed{seed}"] * (seed != 0)
+    parts = ["cross-dataset", direction.value] * crossing
+    parts += [model] * (model != "transformer") + [algorithm] * (algorithm != "exploration") + [f"seed{seed}"] * (seed != 0)
     usual = "-".join(["demo", *parts])
     folder = Path("runs") / name if name else next_run("runs", usual)
     refuse_finished(folder)

@@ -59,7 +59,9 @@ def shipped_recipe(architecture: str, seed: int = 0, algorithm: str = "explorati
     return {**models, "config": config, "mirrored": mirrored and ddpo}
 
 
-def cross_dataset_recipe(direction: str, architecture: str = "transformer", seed: int = 0, algorithm: str = "exploration") -> dict:
+def cross_dataset_recipe(
+    direction: str, architecture: str = "transformer", seed: int = 0, algorithm: str = "exploration"
+) -> dict:
     """What `adapt` is called with to teach a model of one built-in corpus what the captions of the other say.
 
     The reward and the evaluator know both; of the other corpus the model sees captions only. Raises `UserError` for a
@@ -127,9 +129,10 @@ def train(
 ) -> None:
     """Train the "denoiser", the "unet", the "latent" model, the "retrieval" network or the "evaluator" into `out`.
 
-    `corpus` is the name of a built-in one, or clips. With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `steps` are the
-    training steps of each part, where a model has two. `leave_out` is a label, or several with commas between. `start` is
-    a saved denoiser to go on from, as the shipped one that knows every action goes on from the one that lacks six.
+    `corpus` is the name of a built-in one, or clips. With the defaults this rebuilds the shipped weights (stored in half
+    precision, as those are). `steps` are the training steps of each part, where a model has two. `leave_out` is a label,
+    or several with commas between. `start` is a saved denoiser to go on from, as the shipped one that knows every action
+    goes on from the one that lacks six.
     `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is kept from composing what is left out.
     """
     prepare_folder(out)

@@ -10,7 +10,7 @@ from mocapfree_nb.files import UserError
 
 from . import gaits, poses
 from .actions import ARMS, COMPOSED, WHOLE_BODY
-from .kinematics import BONE_LENGTHS, Clips, FIRST, ease, move_arm, posture, pulse, solve
+from .kinematics import BONE_LENGTHS, FIRST, Clips, ease, move_arm, posture, pulse, solve
 from .terse_captions import write_terse_caption
 
 _SCALES = {  # of the first body's bones, by the joints they lead to
@@ -70,14 +70,9 @@ def _box(clips: Clips) -> None:
 
 
 def _stretch(clips: Clips) -> None:
-    poses.squat(replace_pairing(clips))
+    clips.paired = True  # the arms are another script's
+    poses.squat(clips)
     poses.raise_arms(clips, (0, 1))
-
-
-def replace_pairing(clips: Clips) -> Clips:
-    "The legs of a pose, with the arms left to another script."
-    clips.paired = True
-    return clips
 
 
 def _balance(clips: Clips, side: int) -> None:
@@ -102,7 +97,7 @@ NEW = {  # label: (script, meaning)
     "stretch": (_stretch, "bends the knees and reaches up with both arms"),
     "balance-left": (lambda clips: _balance(clips, 0), "stands on the right leg with the arms out"),
     "balance-right": (lambda clips: _balance(clips, 1), "stands on the left leg with the arms out"),
-    "overhead-clap": (_overhead_clap, "claps above the head"),
+    "overhead-clap": (_overhead_clap, "swings the arms up and claps them towards each other above the head"),
 }
 MISSING = ("march", "hop-left", "hop-right", "sit", "twist", "throw-left", "throw-right", "touch-head-left", "touch-head-right")
 MISSING = (*MISSING, "spread-arms")
@@ -149,7 +144,9 @@ def generate_second_clips(
     Raises `UserError` for impossible lengths.
     """
     if num_clips < 1 or not 20 <= min_frames <= max_frames:
-        raise UserError(f"cannot write {num_clips} clips of {min_frames} to {max_frames} frames: at least 1 of at least 20 frames")
+        raise UserError(
+            f"cannot write {num_clips} clips of {min_frames} to {max_frames} frames: at least 1, of at least 20 frames"
+        )
     rng = np.random.default_rng([seed, 101])
     plan = _deal(num_clips, composed, rng)
     seconds = (rng.integers(min_frames, max_frames + 1, num_clips) - 1) / 20.0
