@@ -43,7 +43,8 @@ def pretrain(
     retrieval network (the reward) or the evaluator (metrics only). With the defaults this rebuilds the shipped weights.
     """
     from mocapfree_nb.models import shipped as networks
-    from mocapfree_nb.corpus import built_in, load_corpus
+    from mocapfree_nb.built_in import built_in
+    from mocapfree_nb.corpus import load_corpus
 
     shipped = built_in(corpus) and max_frames == 196  # with the clips that the shipped weights were trained on
     clips, checks = corpus if shipped else load_corpus(corpus, max_frames=max_frames), read_checks(check or [])
