@@ -201,7 +201,8 @@ class PolicyEvaluation:
     def _against(self, part: str) -> dict:
         prompts = {"target": self.task.target, "original": self.task.original}[part]
         reference = {"target": self.target, "original": self.original}[part]
-        compared = {"reference": reference, "distractors": self.original if part == "target" else None}
+        others = self.original if part == "target" and not self.task.among_itself else None
+        compared = {"reference": reference, "distractors": others}
         return {"evaluation_prompts": prompts, "scorers": self.scorers, "reward": self.reward, "seed": self.seed, **compared}
 
     def __call__(self, policy: DiffusionPolicy) -> dict[str, dict]:

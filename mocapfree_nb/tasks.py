@@ -79,6 +79,7 @@ class Task:
     original: EvaluationPrompts
     target_clips: list[Clip]
     original_clips: list[Clip]
+    among_itself: bool = False  # is a target's motion sought among those of the other target prompts, not among the original?
 
 
 def make_task(
@@ -122,7 +123,7 @@ def make_task(
         apart, training_prompts = ([training_prompts[i] for i in some] for some in (order[:count], sorted(order[count:])))
     test = original.split("test")
     others = draw_evaluation_prompts(test, 4 * evaluation_prompts, seed)
-    return Task(training_prompts, apart or training_prompts, kept, evaluated, others, clips, list(test))
+    return Task(training_prompts, apart or training_prompts, kept, evaluated, others, clips, list(test), source is not None)
 
 
 def _parts(corpus: Corpus, target: str | None, source: Corpus | None, words: Sequence[str]) -> tuple[list[Clip], Corpus]:

@@ -1,6 +1,7 @@
 """Commands that adapt a model: demo, adapt, recipe, sweep."""
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +18,23 @@ from mocapfree_nb.files import UserError
 app = typer.Typer()
 
 
+class Experiment(StrEnum):
+    leave_one_out = "leave-one-out"
+    cross_dataset = "cross-dataset"
+
+
+class Direction(StrEnum):
+    a_to_b = "a-to-b"
+    b_to_a = "b-to-a"
+
+
 @app.command()
 def demo(
     model: Annotated[str, typer.Option(help="Architecture: transformer, unet or latent.")] = "transformer",
+    experiment: Annotated[Experiment, typer.Option(help="An action left out, or another data set.")] = Experiment.leave_one_out,
+    direction: Annotated[
+        Direction, typer.Option(help="Of cross-dataset: from the first built-in corpus to the second, or back.")
+    ] = Direction.a_to_b,
     algorithm: Algorithm = "exploration",
     seed: Seed = 0,
     iterations: Iterations = None,
@@ -30,21 +45,26 @@ def demo(
 ) -> None:
     """The main job: teach the shipped model an action it never saw, and report before and after.
 
+    --experiment cross-dataset: teach a model of one built-in corpus the captions of the other, another person's.
+
     Takes a few minutes on two CPU cores. A demo that was interrupted goes on where it stopped.
     On several processes: torchrun --nproc-per-node 2 -m mocapfree_nb.cli demo
     """
     from mocapfree_nb.experiment import adapt
-    from mocapfree_nb.models.shipped import shipped_recipe
+    from mocapfree_nb.models.shipped import cross_dataset_recipe, shipped_recipe
     from mocapfree_nb.runs import next_run
 
-    recipe = shipped_recipe(model, seed, algorithm)
+    crossing = experiment == Experiment.cross_dataset
+    recipe = cross_dataset_recipe(direction, model, seed, algorithm) if crossing else shipped_recipe(model, seed, algorithm)
     recipe |= {"device": pick_device("cpu")} if launched() else {}
     recipe["config"] = replace(recipe["config"], **read_settings(algorithm, settings, config, iterations))
-    parts = [model] * (model != "transformer") + [algorithm] * (algorithm != "exploration") + [f"seed{seed}"] * (seed != 0)
+    parts = ["cross-dataset", direction.value] * crossing
+    parts += [model] * (model != "transformer") + [algorithm] * (algorithm != "exploration") + [f"seed{seed}"] * (seed != 0)
     usual = "-".join(["demo", *parts])
     folder = by_main(lambda: Path("runs") / name if name else next_run("runs", usual))
     by_main(lambda: refuse_finished(folder))
-    say(f"adapting to an unseen action from text alone; the run is kept in {folder}")
+    unseen = "another data set" if crossing else "an unseen action"
+    say(f"adapting to {unseen} from text alone; the run is kept in {folder}")
     with going_on(folder, "checkpoints/last.pt", "the same command"):
         report = adapt(**recipe, folder=folder, on_iteration=tracker(track, folder))
     announce(report, folder)

@@ -62,7 +62,7 @@ def check_seed(value: int) -> int:
     return value
 
 
-Corpus = Annotated[str, typer.Option(help="'procedural', or a folder: HumanML3D, KIT-ML, BVH or AMASS.")]
+Corpus = Annotated[str, typer.Option(help="'procedural', 'procedural-b', or a folder: HumanML3D, KIT-ML, BVH, AMASS.")]
 MaxFrames = Annotated[int, typer.Option(help="Of longer clips, the middle of this many frames is used.", min=16)]
 Device = Annotated[str, typer.Option(help="'cpu', 'cuda', 'cuda:1', 'mps', or 'auto' for the fastest there is.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.", callback=check_seed)]

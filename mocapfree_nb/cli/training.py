@@ -45,10 +45,11 @@ def pretrain(
     On several processes (denoiser, unet): torchrun --nproc-per-node 2 -m mocapfree_nb.cli pretrain ...
     """
     from mocapfree_nb.models import shipped as networks
+    from mocapfree_nb.built_in import built_in
     from mocapfree_nb.corpus import load_corpus
 
-    shipped = corpus == "procedural" and max_frames == 196  # with the clips that the shipped weights were trained on
-    clips, checks = None if shipped else load_corpus(corpus, max_frames=max_frames), read_checks(check or [])
+    shipped = built_in(corpus) and max_frames == 196  # with the clips that the shipped weights were trained on
+    clips, checks = corpus if shipped else load_corpus(corpus, max_frames=max_frames), read_checks(check or [])
     if launched() and network not in (Network.denoiser, Network.unet):
         raise UserError(f"pretrain {network.value} is the work of one process; several share pretrain denoiser and pretrain unet")
     words, device = leave_out_words or (), pick_device(device)

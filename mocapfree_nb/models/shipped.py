@@ -21,7 +21,7 @@ from mocapfree_nb.retrieval import train_retrieval
 from mocapfree_nb.runs import prepare_folder
 from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
 
-__all__ = ["SHIPPED", "ARCHITECTURES", "shipped_recipe", "train"]
+__all__ = ["SHIPPED", "ARCHITECTURES", "DIRECTIONS", "shipped_recipe", "cross_dataset_recipe", "train"]
 
 SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models.registry`), size, training
     "denoiser": (
@@ -42,6 +42,9 @@ ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, c
     "latent": ("latent", {"iterations": 80, "distillation_weight": 0.1, "learning_rate": 5e-4, "select_every": 10}, True),
 }
 
+DIRECTIONS = {"a-to-b": ("procedural", "procedural-b"), "b-to-a": ("procedural-b", "procedural")}  # original, target
+CROSS_ROUNDS = 2  # of exploration: two and the evaluation fit five minutes
+
 
 def shipped_recipe(architecture: str, seed: int = 0, algorithm: str = "exploration") -> dict:
     """What `adapt` is called with to teach a shipped model the left-out action: models, settings and reward.
@@ -56,6 +59,32 @@ def shipped_recipe(architecture: str, seed: int = 0, algorithm: str = "explorati
     config = find_algorithm(algorithm)(seed=seed, **changes)
     models = {"model": WEIGHTS / f"{name}-leave-one-out", "full_model": WEIGHTS / name}
     return {**models, "config": config, "mirrored": mirrored and not explores}
+
+
+def cross_dataset_recipe(
+    direction: str, architecture: str = "transformer", seed: int = 0, algorithm: str = "exploration"
+) -> dict:
+    """What `adapt` is called with to teach a model of one built-in corpus what the captions of the other say.
+
+    The reward and the evaluator know both; of the other corpus the model sees captions only. Raises `UserError` for a
+    direction, an architecture or an algorithm that does not exist, and where the networks are not there.
+    """
+    if direction not in DIRECTIONS:
+        raise UserError(f"there is no direction {direction!r}; choose {' or '.join(DIRECTIONS)}")
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"there is no architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+    name = ARCHITECTURES[architecture][0]
+    first, second = WEIGHTS / name, WEIGHTS / f"{name}-b"
+    networks = {"retrieval": WEIGHTS / "retrieval-both", "evaluator": WEIGHTS / "evaluator-both"}
+    models = dict(zip(("model", "full_model"), (first, second) if direction == "a-to-b" else (second, first), strict=True))
+    for path in (second, *networks.values()):
+        if not (path / "config.json").exists():
+            corpus = "procedural-b" if path == second else "procedural+procedural-b"
+            what = path.name.split("-")[0]
+            raise UserError(f"{path.name} is not here: mocapfree pretrain {what} --corpus {corpus} --out {path}")
+    source, target = (load_corpus(corpus) for corpus in DIRECTIONS[direction])
+    rounds = {} if algorithm == "ddpo" else {"rounds": CROSS_ROUNDS}
+    return {**models, **networks, "corpus": target, "source": source, "config": find_algorithm(algorithm)(seed=seed, **rounds)}
 
 
 def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:
@@ -91,7 +120,7 @@ def _train_denoiser(network, out, corpus, labels, given, seed, device, checks, s
 def train(
     network: str,
     out: str | Path,
-    corpus: Corpus | None = None,
+    corpus: Corpus | str = "procedural",
     leave_out: str | None = None,
     leave_out_words: Sequence[str] = (),
     steps: int | None = None,
@@ -102,16 +131,16 @@ def train(
 ) -> None:
     """Train the "denoiser", the "unet", the "latent" model, the "retrieval" network or the "evaluator" into `out`.
 
-    With the defaults this rebuilds the shipped weights (stored in half precision, as those are). `steps` are the
-    training steps of each part, where a model has two. `leave_out` is a label, or several with commas between. `start` is
-    a saved denoiser to go on from, as the shipped one that knows every action goes on from the one that lacks six.
-    Several processes share the batches of "denoiser" and "unet".
+    `corpus` is the name of a built-in one, or clips. With the defaults this rebuilds the shipped weights (stored in half
+    precision, as those are). `steps` are the training steps of each part, where a model has two. `leave_out` is a label,
+    or several with commas between. `start` is a saved denoiser to go on from, as the shipped one that knows every action
+    goes on from the one that lacks six. Several processes share the batches of "denoiser" and "unet".
     `checks` (see `check_motion`) tells by which check the autoencoder of "latent" is kept from composing what is left out.
     """
     parallel.from_main(lambda: prepare_folder(out))
-    if corpus is None:
-        corpus = load_corpus()
-        corpus = more_training_clips(corpus, MORE_CLIPS) if network == "denoiser" else corpus
+    if isinstance(corpus, str):
+        source, corpus = corpus, load_corpus(corpus)
+        corpus = more_training_clips(corpus, MORE_CLIPS, source=source) if network == "denoiser" else corpus
     labels = leave_out.split(",") if leave_out else []
     for label in labels:
         corpus = corpus.leave_out(label)

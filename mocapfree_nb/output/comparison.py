@@ -151,6 +151,11 @@ def summary(values: Mapping) -> str:
     if values.get("gap_closed") is not None:
         other = "other model" if names["full_data"] == "other model" else "model that saw the action"
         lines.append(f"R-precision@1 gap to the {other}: {values['gap_closed']:.0%} closed")
+    if values.get("experiment") == "cross-dataset":
+        fids = " -> ".join(_shown(target[key].get("fid"), ".2f") for key in ("before", "after"))
+        of_its_own = f", a model of its own {target['full_data'].get('fid'):.2f}" if target.get("full_data") else ""
+        closed = values.get("fid_gap_closed")
+        lines.append(f"FID {fids}{of_its_own}" + ("" if closed is None else f": {closed:.0%} of the gap closed"))
     reward = values["reward"]
     rise = " -> ".join(_shown(reward.get(key), ".3f") for key in ("before", "after"))
     lines.append(f"reward {rise}; {_shown(values.get('wall_clock_s'), '.0f')} s")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .kinematics import FPS, Clips, ease, pulse, to_world
+from .kinematics import Clips, ease, pulse, to_world
 
 
 def plan_path(clips: Clips, rates: tuple) -> Callable:
@@ -13,17 +13,18 @@ def plan_path(clips: Clips, rates: tuple) -> Callable:
     Rates are metres or radians a second: numbers, (clips, 1) arrays, or functions of time. The path
     reaches 2.5 s beyond both ends of the clip, for footprints that lie outside it.
     """
-    pad, frames = 50, clips.t.shape[1]
-    times = np.broadcast_to(np.arange(-pad, frames + pad) / FPS, (clips.size, frames + 2 * pad))
+    fps, frames = clips.performer.fps, clips.t.shape[1]
+    pad = int(2.5 * fps)
+    times = np.broadcast_to(np.arange(-pad, frames + pad) / fps, (clips.size, frames + 2 * pad))
     ahead, aside, turning = (np.broadcast_to(f(times) if callable(f) else f, times.shape) for f in rates)
-    yaw = np.cumsum(turning, 1) / FPS
+    yaw = np.cumsum(turning, 1) / fps
     yaw = yaw - yaw[:, pad : pad + 1]
-    path = np.cumsum(to_world(yaw, aside, ahead), 1) / FPS
+    path = np.cumsum(to_world(yaw, aside, ahead), 1) / fps
     path = path - path[:, pad : pad + 1]
     rows = np.arange(clips.size)[:, None]
 
     def at(when: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        place = np.clip(when * FPS + pad, 0, times.shape[1] - 1.001)
+        place = np.clip(when * fps + pad, 0, times.shape[1] - 1.001)
         low = place.astype(int)
         part = place - low
         heading = yaw[rows, low] * (1 - part) + yaw[rows, low + 1] * part

@@ -1,5 +1,7 @@
 """From the script of a group of clips to joints: feet on the floor, knees solved, arms posed by angles."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from mocapfree_nb.skeleton import HUMANML3D
@@ -9,6 +11,31 @@ FPS = 20.0
 BONE_LENGTHS = np.linalg.norm(np.asarray(HUMANML3D.offsets, dtype=np.float64), axis=1)
 _STAND = 0.962  # pelvis height of an upright body, metres
 _ANKLE = 0.055  # ankle height over a flat toe, metres
+
+
+@dataclass(frozen=True, eq=False)
+class Performer:
+    """Who moves: a body, and a manner of moving. The defaults are the person of the first corpus.
+
+    `bones` (22,) metres by the joint they lead to; `stand` pelvis height upright, metres; `fps` of the motion as written;
+    `tempo` a factor; `arms_out`, `elbows`, `stoop`, `gaze`, `knees` and `toes` are added to everybody's posture: radians,
+    and metres for `knees` (how much lower the pelvis is held); `sway` is a factor of the small movements.
+    """
+
+    bones: np.ndarray = field(default_factory=lambda: BONE_LENGTHS)
+    stand: float = _STAND
+    fps: float = FPS
+    tempo: float = 1.0
+    arms_out: float = 0.0
+    elbows: float = 0.0
+    stoop: float = 0.0
+    gaze: float = 0.0
+    knees: float = 0.0
+    toes: float = 0.0
+    sway: float = 1.0
+
+
+FIRST = Performer()
 
 
 def ease(t: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
@@ -31,15 +58,18 @@ class Clips:
     Angles are radians and arrays are (clips, frames). Index 0 is left, 1 is right.
     """
 
-    def __init__(self, rng, lengths: np.ndarray, frames: int, speed: np.ndarray, paired: bool = False):
+    def __init__(
+        self, rng, lengths: np.ndarray, frames: int, speed: np.ndarray, paired: bool = False, performer: Performer = FIRST
+    ):
+        self.performer = performer
         self.rng, self.lengths, self.size = rng, lengths, len(lengths)
         shape = (self.size, frames)
-        self.t = np.broadcast_to(np.arange(frames) / FPS, shape)
-        self.end = ((lengths - 1) / FPS)[:, None]
+        self.t = np.broadcast_to(np.arange(frames) / performer.fps, shape)
+        self.end = ((lengths - 1) / performer.fps)[:, None]
         self.speed = speed  # -1 slow, 0, 1 fast: captions speak of it
         low = np.choose(speed + 1, [0.68, 0.92, 1.3])
         high = np.choose(speed + 1, [0.78, 1.1, 1.5])
-        self.tempo = rng.uniform(low, high)[:, None]
+        self.tempo = performer.tempo * rng.uniform(low, high)[:, None]
         self.detail = [""] * self.size  # a word for the captions
         self.paired = paired  # will another label move the arms?
         self.position, self.yaw = np.zeros((*shape, 2)), np.zeros(shape)
@@ -63,7 +93,7 @@ class Clips:
         "Smooth noise of about `size`, (clips, frames): three slow sine waves."
         frequency = self.rng.uniform(0.15, 1.1, (3, self.size, 1))
         phase = self.rng.uniform(0.0, 2 * np.pi, (3, self.size, 1))
-        height = self.rng.uniform(0.2, 1.0, (3, self.size, 1)) * size
+        height = self.rng.uniform(0.2, 1.0, (3, self.size, 1)) * size * self.performer.sway
         return (height * np.sin(2 * np.pi * frequency * self.t + phase)).sum(0)
 
 
@@ -86,7 +116,7 @@ def to_world(yaw: np.ndarray, side: np.ndarray, ahead: np.ndarray) -> np.ndarray
 
 def posture(clips: Clips) -> None:
     "Feet side by side, arms hanging, this person's own posture, small sway."
-    clips.width, clips.toe_out = clips.uniform(0.075, 0.125), clips.uniform(0.05, 0.3)
+    clips.width, clips.toe_out = clips.uniform(0.075, 0.125), clips.uniform(0.05, 0.3) + clips.performer.toes
     for side, sign in enumerate((1.0, -1.0)):
         clips.foot[side] = to_world(0.0 * clips.t, sign * clips.width + 0 * clips.t, -0.03 + 0 * clips.t)
         clips.foot_yaw[side] = sign * clips.toe_out
@@ -102,13 +132,19 @@ def posture(clips: Clips) -> None:
     clips.look_left += clips.wobble(0.06)
     clips.position[..., 0] += clips.wobble(0.006)
     clips.position[..., 1] += clips.wobble(0.006)
+    who = clips.performer
+    clips.arm[..., 0] += who.arms_out
+    clips.arm[..., 2] += who.elbows
+    clips.drop += who.knees
+    clips.pitch += who.stoop
+    clips.look_down += who.gaze
 
 
 def place_feet(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
     "Ankles and toes (2, clips, frames, 3). A raised heel turns about the toe, a raised toe about the ankle."
     ankles, toes = [], []
     for side in range(2):
-        length = BONE_LENGTHS[10 + side]
+        length = clips.performer.bones[10 + side]
         flat = np.arcsin(_ANKLE / length)
         pitch, yaw, ground = clips.foot_pitch[side], clips.foot_yaw[side], clips.foot[side]
         angle = flat + pitch
@@ -122,10 +158,10 @@ def place_feet(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(ankles), np.stack(toes)
 
 
-def bone_along(rotation: np.ndarray, direction: list[float], joint: int) -> np.ndarray:
-    "A bone of the right length along `direction` of a rotated frame."
+def bone_along(rotation: np.ndarray, direction: list[float], length: float) -> np.ndarray:
+    "A bone of this length along `direction` of a rotated frame."
     direction = np.asarray(direction) / np.linalg.norm(direction)
-    return rotation @ (direction * BONE_LENGTHS[joint])
+    return rotation @ (direction * length)
 
 
 def solve_knee(hip: np.ndarray, ankle: np.ndarray, yaw: np.ndarray, thigh: float, shin: float) -> np.ndarray:
@@ -142,12 +178,12 @@ def solve_knee(hip: np.ndarray, ankle: np.ndarray, yaw: np.ndarray, thigh: float
 
 def pose_arm(clips: Clips, side: int, chest: np.ndarray, spine: np.ndarray) -> list[np.ndarray]:
     "Collar, shoulder, elbow and wrist of one arm from its five angles."
-    sign = 1.0 if side == 0 else -1.0
+    sign, bones = 1.0 if side == 0 else -1.0, clips.performer.bones
     raised, plane, bend, bend_plane, swing = np.moveaxis(clips.arm[side], -1, 0)
     shrug = 0.22 * np.clip(raised - np.radians(50.0), 0.0, None)
     girdle = chest @ rotation_matrix(2, sign * shrug)
-    collar = spine + bone_along(chest, [sign * 0.58, 0.81, -0.07], 13 + side)
-    shoulder = collar + bone_along(girdle, [sign * 0.92, 0.22, -0.12], 16 + side)
+    collar = spine + bone_along(chest, [sign * 0.58, 0.81, -0.07], bones[13 + side])
+    shoulder = collar + bone_along(girdle, [sign * 0.92, 0.22, -0.12], bones[16 + side])
     sin_r, cos_r, sin_p, cos_p = np.sin(raised), np.cos(raised), np.sin(plane), np.cos(plane)
     upper = np.stack([sign * sin_r * sin_p, -cos_r, sin_r * cos_p], -1)
     up = np.stack([sign * cos_r * sin_p, sin_r, cos_r * cos_p], -1)
@@ -155,8 +191,8 @@ def pose_arm(clips: Clips, side: int, chest: np.ndarray, spine: np.ndarray) -> l
     hinge = np.cos(bend_plane)[..., None] * up + np.sin(bend_plane)[..., None] * inward
     fore = np.cos(bend)[..., None] * upper + np.sin(bend)[..., None] * hinge
     frame = chest @ rotation_matrix(0, -swing)
-    elbow = shoulder + (frame @ upper[..., None])[..., 0] * BONE_LENGTHS[18 + side]
-    return [collar, shoulder, elbow, elbow + (frame @ fore[..., None])[..., 0] * BONE_LENGTHS[20 + side]]
+    elbow = shoulder + (frame @ upper[..., None])[..., 0] * bones[18 + side]
+    return [collar, shoulder, elbow, elbow + (frame @ fore[..., None])[..., 0] * bones[20 + side]]
 
 
 def move_arm(clips: Clips, side: int, weight: np.ndarray, degrees: list, spread: float = 4.0) -> None:
@@ -175,9 +211,9 @@ def rest_arm(clips: Clips, side: int, weight: np.ndarray, before: np.ndarray) ->
 
 def pelvis_height(clips: Clips, hips: list[np.ndarray], ankles: np.ndarray) -> np.ndarray:
     "As high as planned, or as high as the legs reach: a soft minimum of the three."
-    heights = [_STAND - clips.drop + clips.air]
+    bones, heights = clips.performer.bones, [clips.performer.stand - clips.drop + clips.air]
     for side in range(2):
-        reach = 0.998 * (BONE_LENGTHS[4 + side] + BONE_LENGTHS[7 + side])
+        reach = 0.998 * (bones[4 + side] + bones[7 + side])
         apart = ankles[side][..., ::2] - clips.position - hips[side][..., ::2]
         up = np.sqrt(np.maximum(reach**2 - (apart**2).sum(-1), 0.01))
         heights.append(ankles[side][..., 1] - hips[side][..., 1] + up)
@@ -187,29 +223,29 @@ def pelvis_height(clips: Clips, hips: list[np.ndarray], ankles: np.ndarray) -> n
 
 def solve(clips: Clips) -> np.ndarray:
     "Joints (clips, frames, 22, 3) of planned feet, pelvis, spine and arms. Bone lengths are exact."
-    joints = np.zeros((*clips.t.shape, 22, 3))
+    joints, bones = np.zeros((*clips.t.shape, 22, 3)), clips.performer.bones
     ankles, toes = place_feet(clips)
     heading = clips.yaw + clips.hip_turn
     pelvis = rotation_matrix(1, heading) @ rotation_matrix(0, clips.hip_pitch) @ rotation_matrix(2, clips.hip_roll)
-    hips = [bone_along(pelvis, [sign * 0.58, -0.8, -0.1], 1 + side) for side, sign in enumerate((1, -1))]
+    hips = [bone_along(pelvis, [sign * 0.58, -0.8, -0.1], bones[1 + side]) for side, sign in enumerate((1, -1))]
     height = pelvis_height(clips, hips, ankles)
     root = np.stack([clips.position[..., 0], height, clips.position[..., 1]], -1)
     joints[..., 0, :] = root
     for side in range(2):
         hip = root + hips[side]
         yaw = 0.5 * (heading + clips.foot_yaw[side])
-        knee = solve_knee(hip, ankles[side], yaw, BONE_LENGTHS[4 + side], BONE_LENGTHS[7 + side])
+        knee = solve_knee(hip, ankles[side], yaw, bones[4 + side], bones[7 + side])
         for joint, place in zip((1, 4, 7, 10), (hip, knee, ankles[side], toes[side]), strict=True):
             joints[..., joint + side, :] = place
     third = rotation_matrix(1, clips.twist / 3) @ rotation_matrix(0, clips.pitch / 3) @ rotation_matrix(2, clips.roll / 3)
     place, frame = root, pelvis
     for joint, lean in ((3, -0.06), (6, -0.02), (9, 0.05)):
-        place = place + bone_along(frame, [0.0, 1.0, lean], joint)
+        place = place + bone_along(frame, [0.0, 1.0, lean], bones[joint])
         frame = frame @ third
         joints[..., joint, :] = place
-    joints[..., 12, :] = place + bone_along(frame, [0.0, 1.0, -0.08], 12)
+    joints[..., 12, :] = place + bone_along(frame, [0.0, 1.0, -0.08], bones[12])
     head = frame @ rotation_matrix(1, clips.look_left) @ rotation_matrix(0, clips.look_down)
-    joints[..., 15, :] = joints[..., 12, :] + bone_along(head, [0.0, 0.87, 0.5], 15)
+    joints[..., 15, :] = joints[..., 12, :] + bone_along(head, [0.0, 0.87, 0.5], bones[15])
     for side in range(2):
         for joint, where in zip((13, 16, 18, 20), pose_arm(clips, side, frame, place), strict=True):
             joints[..., joint + side, :] = where
