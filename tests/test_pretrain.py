@@ -7,7 +7,7 @@ import torch
 from mocapfree_nb.corpus import Clip, Corpus, load_corpus
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
-from mocapfree_nb.pretrain import PretrainConfig, diffusion_loss, masked_mean_square, pretrain
+from mocapfree_nb.pretrain import PretrainConfig, diffusion_loss, foot_error, masked_mean_square, pretrain
 from mocapfree_nb.runstate import borrowed_generators, load_state
 from mocapfree_nb.text import default_text_encoder
 
@@ -239,3 +239,29 @@ def test_a_checkpoint_that_was_tampered_with_is_named_and_nothing_of_it_used(che
         pretrain(denoiser, CORPUS, CONFIG, checkpoint=path, progress=False)
     assert "\n" not in str(caught.value) and path.read_bytes() == before
     assert all(torch.equal(value, denoiser.state_dict()[key]) for key, value in weights.items())
+
+
+def test_foot_error_is_the_squared_velocity_by_which_feet_slide():
+    clip = torch.as_tensor(CORPUS[0].features)[None]
+    sliding = clip.clone()
+    sliding[:, :, 2] += 0.01  # a hundredth of a metre a frame, 20 frames a second: .2 m/s along one of three axes
+    lengths = torch.tensor([clip.shape[1]])
+    assert foot_error(clip, clip, lengths) == 0
+    torch.testing.assert_close(foot_error(sliding, clip, lengths), torch.tensor(0.2**2 / 3), rtol=1e-3, atol=0)
+    half = clip.clone()
+    half[:, clip.shape[1] // 2 :, 2] += 0.01
+    torch.testing.assert_close(foot_error(half, clip, lengths // 2), torch.tensor(0.0))
+
+
+def test_foot_weight_adds_the_error_of_the_predicted_motion():
+    denoiser = tiny().eval()
+    denoiser.set_statistics(CORPUS.mean, CORPUS.std)
+    motion, lengths = torch.as_tensor(CORPUS[0].features)[None], torch.tensor([len(CORPUS[0])])
+    x0, text, t = denoiser.encode(motion, lengths), default_text_encoder()(["walks"]), torch.tensor([20])
+    settings = denoiser, denoiser.noise_schedule, x0, lengths, text, t, torch.randn_like(x0)
+    with torch.no_grad():
+        x_t = denoiser.noise_schedule.add_noise(x0, settings[-1], t)
+        expected = foot_error(denoiser.denormalise(denoiser(x_t, t, text, lengths)), motion, lengths)
+        found = diffusion_loss(*settings, foot_weight=3.0) - diffusion_loss(*settings)
+    assert expected > 0
+    torch.testing.assert_close(found, 3 * expected, rtol=1e-3, atol=1e-4)

@@ -22,7 +22,14 @@ from ..denoiser import Denoiser, check_inputs, register_denoiser
 from ..features import FEATURE_GROUPS, length_mask
 from ..files import UserError
 from .blocks import PostNormBlock, sinusoids
-from ..pretrain import PretrainConfig, masked_mean_square, pretrain, random_diffusion_loss
+from mocapfree_nb.pretrain import (
+    PretrainConfig,
+    foot_error,
+    joint_error,
+    masked_mean_square,
+    pretrain,
+    random_diffusion_loss,
+)
 from ..skeleton import HUMANML3D, Skeleton
 from ..text import TextEmbedding, TextEncoder
 
@@ -116,15 +123,26 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
-def vae_loss(vae: MotionVAE, x: Tensor, lengths: Tensor, noise: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
+def vae_loss(
+    vae: MotionVAE,
+    x: Tensor,
+    lengths: Tensor,
+    noise: Tensor,
+    kl_weight: float,
+    body_error: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Reconstruction error plus weighted KL (arXiv 1312.6114), and the KL of each latent number, (tokens, width).
 
     `x` (batch, frames, features) is normalised motion, `noise` (batch, tokens, width) standard normal.
+    `body_error(reconstruction, x, lengths)` is added.
     """
     mean, log_variance = vae.encode(x, lengths)
     again = vae.decode(mean + noise * (0.5 * log_variance).exp(), lengths)
     divergence = kl_to_standard_normal(mean.float(), log_variance.float()).mean(0)
-    return masked_mean_square(again.float() - x, lengths) + kl_weight * divergence.mean(), divergence.detach()
+    loss = masked_mean_square(again.float() - x, lengths) + kl_weight * divergence.mean()
+    if body_error is not None:
+        loss = loss + body_error(again.float(), x, lengths)
+    return loss, divergence.detach()
 
 # %% ../../nbs/7_models/25_latent.ipynb #ca721fcc
 class TimeEmbedding(nn.Module):
@@ -304,7 +322,8 @@ def vae_batch_loss(
 ) -> Tensor:
     """`vae_loss` of one random batch of clips with mixed arms, for `pretrain`; the text plays no part.
 
-    `refuse(motion, lengths)` says (batch,) bool which raw motions must not be learnt.
+    `refuse(motion, lengths)` says (batch,) bool which raw motions must not be learnt. The weights of joints and feet are
+    those of `config`, as in lesson 11.
     """
     batch = draw_batch(stacked, config.batch_size, generator, int(stacked.lengths.max()))
     motion, lengths = swap_body_parts(batch.motion, batch.lengths, generator, skeleton=skeleton)
@@ -314,7 +333,12 @@ def vae_batch_loss(
         lengths = torch.where(refused, batch.lengths, lengths)
     x = model.normalise(motion[:, : int(lengths.max())])
     noise = torch.randn(len(x), *model.latent_mean.shape, generator=generator, device=generator.device)
-    return vae_loss(model.vae, x, lengths, noise, kl_weight)[0]
+
+    def body_error(again: Tensor, clean: Tensor, lengths: Tensor) -> Tensor:
+        feet = foot_error(model.denormalise(again), model.denormalise(clean), lengths) if config.foot_weight else 0.0
+        return config.joint_weight * joint_error(again - clean, lengths) + config.foot_weight * feet
+
+    return vae_loss(model.vae, x, lengths, noise, kl_weight, body_error)[0]
 
 # %% ../../nbs/7_models/25_latent.ipynb #671e1867
 def latent_batch_loss(

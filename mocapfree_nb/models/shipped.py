@@ -23,19 +23,25 @@ from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
 
 __all__ = ["SHIPPED", "ARCHITECTURES", "DIRECTIONS", "shipped_recipe", "cross_dataset_recipe", "train"]
 
+BODIES = {"joint_weight": 2.0, "foot_weight": 4.0}  # in the loss, see lesson 11
 SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models.registry`), size, training
     "denoiser": (
         "MotionDenoiser",
         {"width": 128, "layers": 4, "heads": 4, "feedforward": 384, "frames_per_token": 2, "dropout": 0.0}
         | {"schedule": "shifted_cosine"},
-        {"bfloat16": True, "steps": 9000},
+        {"steps": 11000} | BODIES,
     ),
-    "unet": ("MotionUNet", {"channels": (48, 64, 64), "text_latent": 64, "dropout": 0.0}, {"steps": 6000, "batch_size": 32}),
-    "latent": ("LatentDenoiser", {"width": 96, "feedforward": 256, "dropout": 0.0}, {"steps": 4000, "batch_size": 32}),
+    "unet": (
+        "MotionUNet",
+        {"channels": (48, 64, 64), "text_latent": 64, "dropout": 0.0, "schedule": "shifted_cosine"},
+        {"steps": 6500} | BODIES | {"foot_weight": 2.0},
+    ),
+    "latent": ("LatentDenoiser", {"latent_tokens": 8, "dropout": 0.0, "schedule": "shifted_cosine"}, {"steps": 5500}),
 }
-CONTINUED = {"steps": 5000, "learning_rate": 5e-4, "joint_weight": 2.0}  # training that goes on from saved weights
-MORE_CLIPS = 8000  # of the generator, beside the 4,000 of the corpus, for the transformer's training
-VAE_TRAINING = PretrainConfig(steps=6000, batch_size=32)
+COMMON = {"batch_size": 128, "bfloat16": True}
+CONTINUED = {"steps": 3000, "batch_size": 64, "learning_rate": 5e-4, "joint_weight": 2.0, "foot_weight": 1.0}  # of saved ones
+MORE_CLIPS = 24_000  # of the generator, beside the 4,000 of the corpus
+VAE_TRAINING = PretrainConfig(steps=4000, **COMMON, joint_weight=2.0, foot_weight=2.0)
 ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to DDPO's settings, mirror-consistent?
     "transformer": ("denoiser", {}, False),
     "unet": ("unet", {"iterations": 60, "distillation_weight": 0.05, "learning_rate": 5e-4, "select_every": 10}, True),
@@ -107,7 +113,7 @@ def _train_denoiser(network, out, corpus, labels, given, seed, device, checks, s
     if start:
         denoiser, settings = load_denoiser(start).to(device), settings | CONTINUED
     clips, checkpoint = corpus.split("train"), Path(out) / "checkpoint.pt"
-    config = PretrainConfig(seed=seed, **settings | given)
+    config = PretrainConfig(seed=seed, **COMMON | settings | given)
     if network != "latent":
         return pretrain(denoiser, clips, config, checkpoint=checkpoint)
     from mocapfree_nb.models.latent import pretrain_latent
@@ -140,7 +146,7 @@ def train(
     parallel.from_main(lambda: prepare_folder(out))
     if isinstance(corpus, str):
         source, corpus = corpus, load_corpus(corpus)
-        corpus = more_training_clips(corpus, MORE_CLIPS, source=source) if network == "denoiser" else corpus
+        corpus = more_training_clips(corpus, MORE_CLIPS, source=source) if network in SHIPPED else corpus
     labels = leave_out.split(",") if leave_out else []
     for label in labels:
         corpus = corpus.leave_out(label)
