@@ -148,21 +148,23 @@ def comparison_table(rows: Sequence[dict]) -> str:
 
 # %% ../../nbs/5_rl/38_algorithms.ipynb #f9dfe13a
 def comparison_figure(rows: Sequence[dict], path: str | Path | None = None):
-    """A matplotlib figure: the reward of samples as calls are spent; learnt against retained. Saved where `path` says."""
+    """A matplotlib figure: the reward of samples as calls are spent; what was learnt and retained. Saved where `path` says."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), dpi=80, layout="constrained")
+    figure = Figure(figsize=(9, 4), dpi=80, layout="constrained")
     left, right = figure.subplots(1, 2)
     for row in rows:
         if (count := len(row["curve"])) > 1:
             left.plot([row["calls"] * i / count for i in range(count)], row["curve"], marker=".", label=row["algorithm"])
-        if row["original"]:
-            point = row["original"]["verified"], row["target"]["verified"]
-            right.scatter(*point)
-            right.annotate(row["algorithm"], point, textcoords="offset points", xytext=(4, 3), fontsize=8)
     left.set(xlabel="network calls", ylabel="reward of samples")
     left.legend(fontsize=7)
-    right.set(xlabel="others verified", ylabel="target verified")
+    names = list(dict.fromkeys(row["algorithm"] for row in rows))
+    for place, title in enumerate(("verified", "R-precision@1", "others verified")):
+        found = [[NUMBERS[title](row) or 0 for row in rows if row["algorithm"] == name] for name in names]
+        right.barh([i + 0.27 * place for i in range(len(names))], [statistics.fmean(some) for some in found], 0.27, label=title)
+    right.set_yticks([i + 0.27 for i in range(len(names))], names, fontsize=8)
+    right.invert_yaxis()
+    right.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     if path:
         with write_atomically(path) as temporary:
             figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png")
