@@ -375,8 +375,7 @@ class DDPOTrainer:
         """One rollout and its update; returns (and logs) what happened. Raises `UserError` once `run` is over."""
         config, index = self.config, len(self.log) + 1
         if self.finished:
-            over = f"this run of {config.iterations} iterations is over"
-            raise UserError(f"{over}: a longer one needs more of them in its {type(config).__name__}")
+            raise UserError(f"this run of {config.iterations} iterations is over: a longer one needs more in its settings")
         for group in self.optimizer.param_groups:  # a straight line to zero: late steps settle instead of wandering
             group["lr"] = config.learning_rate * max(0.0, 1 - (index - 1) / config.iterations)
         record = {"iteration": index, **self.learn(), "selection": {}}
