@@ -27,7 +27,7 @@ from .distillation import apply_gradients, distillation_gradient, gradient_norm,
 from .files import UserError
 from .lora import merge_lora
 from .policy import DiffusionPolicy, Trajectory, draw_seeds
-from .pretrain import check_settings
+from .setting_checks import check_settings
 from .rewards import Reward
 from .run_settings import ask_selector, check_arguments, check_lengths, check_prompts
 from .run_settings import parameters_to_train, reward_probe, run_settings
@@ -302,11 +302,10 @@ class DDPOTrainer:
         if not isinstance(config, self.settings_type):
             raise UserError(f"config should be a {name}, not a {type(config).__name__}: {name}(iterations=10) makes one")
         check_arguments(policy, reward, prompts, retained_prompts, config, selector, self.densities)
-        self.policy = policy = policy.with_bfloat16(True) if config.bfloat16 else policy
-        self.reward, self.selector = reward, selector
+        policy = policy.with_bfloat16(True) if config.bfloat16 else policy
+        self.policy, self.reward, self.selector = policy, reward, selector
         self.prompts, retained_prompts = check_prompts(prompts, "prompts"), check_prompts(retained_prompts, "retained_prompts")
-        self.lengths = check_lengths(lengths)
-        self.folder = Path(folder) if folder else None
+        self.lengths, self.folder = check_lengths(lengths), Path(folder) if folder else None
         self.settings = run_settings(policy, self.prompts, self.lengths, config, retained_prompts, selector)
         parallel.check_agreement(self.settings)
         policy.denoiser.eval()

@@ -25,7 +25,7 @@ from .features import length_mask
 from .files import UserError, write_atomically
 from .reading import save_state
 from .policy import DiffusionPolicy
-from .pretrain import check_settings
+from .setting_checks import check_settings
 from .reading import load_state
 from .text import TextEmbedding
 

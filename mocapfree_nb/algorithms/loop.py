@@ -19,7 +19,7 @@ from mocapfree_nb.distillation import apply_gradients, distillation_gradient, gr
 from mocapfree_nb.files import UserError
 from mocapfree_nb.off_policy import motion_errors, posterior_states
 from mocapfree_nb.policy import DiffusionPolicy, draw_seeds
-from mocapfree_nb.pretrain import check_settings
+from mocapfree_nb.setting_checks import check_settings
 from mocapfree_nb.rewards import checked_scores
 from mocapfree_nb.tasks import draw_prompts
 from mocapfree_nb.text import TextEmbedding

@@ -8,7 +8,7 @@ from torch import Tensor
 from mocapfree_nb.algorithms.loop import (
     SampleConfig, SampleTrainer, States, draw_states, predict_x0, prediction_errors, weights_of,
 )  # fmt: skip
-from mocapfree_nb.pretrain import check_settings
+from mocapfree_nb.setting_checks import check_settings
 
 __all__ = ["optimality", "implicit_policies", "nft_loss", "NegativeAwareConfig", "NegativeAwareTrainer"]
 

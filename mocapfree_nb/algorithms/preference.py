@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mocapfree_nb.algorithms.loop import SampleConfig, SampleTrainer, Samples, States, draw_states, predict_x0, prediction_errors
 from mocapfree_nb.files import UserError
-from mocapfree_nb.pretrain import check_settings
+from mocapfree_nb.setting_checks import check_settings
 
 __all__ = ["preference_pairs", "diffusion_dpo_loss", "PreferenceConfig", "PreferenceTrainer"]
 

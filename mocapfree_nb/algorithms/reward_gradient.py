@@ -9,7 +9,7 @@ from torch import Tensor
 from mocapfree_nb.algorithms.loop import SampleConfig, SampleTrainer
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy, draw_seeds, sample_steps
-from mocapfree_nb.pretrain import check_settings
+from mocapfree_nb.setting_checks import check_settings
 from mocapfree_nb.rewards import Reward, checked_scores
 from mocapfree_nb.tasks import draw_prompts
 from mocapfree_nb.text import TextEmbedding
