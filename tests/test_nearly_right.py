@@ -56,5 +56,6 @@ def test_a_hard_negative_stands_in_the_denominator_of_its_own_text_alone():
 
 def test_training_takes_the_option(corpus):
     options = {"steps": 2, "batch_size": 8, "progress": False, "width": 16, "feedforward": 16, "motion_layers": 1}
-    plain, hard = (train_retrieval(corpus.subset(corpus[i] for i in range(12)), hard_negatives=wanted, **options)[1][-1] for wanted in (False, True))
+    few = corpus.subset(corpus[i] for i in range(12))
+    plain, hard = (train_retrieval(few, hard_negatives=wanted, **options)[1][-1] for wanted in (False, True))
     assert hard["contrastive"] > 0 and hard["contrastive"] != plain["contrastive"]
