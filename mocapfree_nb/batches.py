@@ -108,6 +108,7 @@ class TrainingBatch:
     lengths: Tensor  # (B,)
     text: TextEmbedding
     actions: Tensor  # (B,) which of the corpus's action_names
+    captions: Tensor  # (B,) which of the corpus's prompts
 
 
 def draw_batch(stacked: StackedCorpus, batch_size: int, generator: torch.Generator, max_frames: int = 196) -> TrainingBatch:
@@ -117,4 +118,4 @@ def draw_batch(stacked: StackedCorpus, batch_size: int, generator: torch.Generat
     which, offset = torch.rand(2, batch_size, generator=generator, device=device)
     motion, lengths = stacked.motion(index, max_frames, offset)
     caption = stacked.captions[index, (which * stacked.caption_counts[index]).long()]
-    return TrainingBatch(index, motion, lengths, stacked.text(caption), stacked.actions[index])
+    return TrainingBatch(index, motion, lengths, stacked.text(caption), stacked.actions[index], caption)

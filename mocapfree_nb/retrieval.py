@@ -19,6 +19,7 @@ from .batches import StackedCorpus, draw_batch, stack_corpus
 from .corpus import Corpus
 from .features import check_width, length_mask
 from .models.blocks import NormalisedModel, interleaved_sinusoids
+from .nearly_right import names_a_side, nearly_right
 from .pretrain import PretrainConfig, train_network
 from .runstate import borrowed_generators, corpus_hash
 from .text import TextEmbedding, TextEncoder
@@ -52,6 +53,7 @@ def info_nce(
     temperature: float = 0.1,
     threshold: float | None = 0.8,
     actions: Tensor | None = None,  # (B,) integer labels: filter equal labels
+    hard: tuple[Tensor, Tensor] | None = None,  # (B, H, D) negatives of one text each, and which of them count (B, H)
 ) -> Tensor:
     """Symmetric InfoNCE between texts and motions: a scalar, differentiable (TMR, equation 1).
 
@@ -66,8 +68,11 @@ def info_nce(
     mask = false_negatives(sentence, threshold, actions)
     if mask is not None:
         similarity = similarity.masked_fill(mask, -math.inf)
-    target = torch.arange(len(text), device=text.device)
-    return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+    target, of_text = torch.arange(len(text), device=text.device), similarity
+    if hard is not None:
+        own = torch.einsum("bd,bhd->bh", F.normalize(text, dim=-1), F.normalize(hard[0], dim=-1)) / temperature
+        of_text = torch.cat([similarity, own.masked_fill(~hard[1], -math.inf)], dim=1)
+    return (F.cross_entropy(of_text, target) + F.cross_entropy(similarity.T, target)) / 2
 
 # %% ../nbs/4_reward/13_retrieval.ipynb #3a1fcc1c
 def kl_divergence(
@@ -278,6 +283,7 @@ def retrieval_loss(
     generator: torch.Generator,
     actions: Tensor | None = None,  # (B,) labels for false-negative filtering; sentences are used without
     corrupted: float = 0.6,  # see `corrupt`
+    sided: Tensor | None = None,  # (B,) which captions name a side; given, `nearly_right` motions are negatives too
 ) -> dict[str, Tensor]:
     """The terms of the loss and their weighted sum `loss`, as scalars."""
     target, mask = model.normalise(motion, lengths, model.num_seen)
@@ -286,6 +292,11 @@ def retrieval_loss(
     mean, spread = model.encode_normalised(torch.cat([seen, half]), torch.cat([lengths, half_lengths]))
     (of_motion, of_half), spread = mean.split([len(motion), len(half)]), spread[: len(motion)]
     of_text, text_spread = model.text_distribution(text)
+    hard = None
+    if sided is not None:
+        wrong, counts = nearly_right(motion, sided, generator)
+        wrong = corrupt(model.normalise(wrong, lengths.repeat(2), model.num_seen)[0], lengths.repeat(2), generator, corrupted)
+        hard = model.encode_normalised(wrong, lengths.repeat(2))[0].unflatten(0, (2, -1)).transpose(0, 1), counts
     latents = sample(of_motion, spread, generator), sample(of_text, text_spread, generator)
     coin = torch.rand(len(motion), 1, generator=generator, device=motion.device) < 0.5
     decoded = decode(model, torch.where(coin, *latents), lengths)  # of the motion's latent or the text's
@@ -299,7 +310,7 @@ def retrieval_loss(
         "kl": sum(kl_divergence(*a, *b) for a, b in (both, both[::-1]))
         + sum(kl_divergence(*a) for a in both),
         "contrastive": info_nce(
-            of_text, of_motion, text.pooled if actions is None else None, actions=actions
+            of_text, of_motion, text.pooled if actions is None else None, actions=actions, hard=hard
         ),
         "graded": F.mse_loss(cosines(of_half, of_text), between),
     }
@@ -348,6 +359,7 @@ def train_retrieval(
     seed: int = 0,
     learning_rate: float = 6e-4,
     corrupted: float = 0.6,  # share of the batch, see `corrupt`
+    hard_negatives: bool = False,  # motions that are nearly right as well, see `nearly_right`: lesson 14 has what it does
     max_frames: int = 196,  # longer clips are cut, at a random place
     device: str = "cpu",
     folder: str | Path | None = None,  # keep the checkpoint here, and at the end the network
@@ -370,16 +382,19 @@ def train_retrieval(
     model.set_statistics(corpus.mean, corpus.std)
     model.to(device)
 
+    sided = names_a_side(train.prompts).to(device) if hard_negatives else None
+
     def draw_loss(generator: torch.Generator) -> dict[str, Tensor]:
         batch = draw_batch(train, batch_size, generator, max_frames)
         labels = batch.actions if all(train.action_names) else None
-        return retrieval_loss(model, batch.motion, batch.lengths, batch.text, generator, labels, corrupted)
+        named = None if sided is None else sided[batch.captions]
+        return retrieval_loss(model, batch.motion, batch.lengths, batch.text, generator, labels, corrupted, named)
 
     def measure(model: RetrievalModel) -> dict:
         if val is None:
             return {}
         return {"val_recall": recall_in_batches(*embed_corpus(model, val, max_frames), val.actions)}
 
-    run = {"clips": corpus_hash(corpus), "corrupted": corrupted, "max_frames": max_frames} | configuration
+    run = {"clips": corpus_hash(corpus), "corrupted": corrupted, "max_frames": max_frames, "hard": hard_negatives} | configuration
     name = "retrieval" if progress else None
     return train_in_folder(model, draw_loss, config, run, measure, folder, save_every, name)
