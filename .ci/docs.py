@@ -54,7 +54,8 @@ def reference() -> str:
                 call = ""
             said = html.escape(inspect.getdoc(thing) or "")
             parts.append(f'<h3 id="{name}.{key}"><code>{key}{html.escape(call)}</code></h3><pre>{said}</pre>')
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>API reference</title><style>{STYLE}</style>{"".join(parts)}'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>API reference</title><style>{STYLE}</style>'
+    return head + "".join(parts)
 
 
 class Links(HTMLParser):
