@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DRIFT := tests/test_packaging.py::test_package_and_notebooks_do_not_drift
 
-.PHONY: help demo test fuzz lab install export clean-notebooks readme clean
+.PHONY: docs help demo test fuzz lab install export clean-notebooks readme clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +56,9 @@ clean-notebooks: $(STAMP)  ## strip what does not belong into version control; p
 
 readme: $(STAMP)  ## write README.md, badges, links between lessons and the sidebar
 	$(BIN)/python .ci/house.py
+
+docs: $(STAMP)  ## build the documentation into _docs and check its links
+	$(BIN)/python .ci/docs.py
 
 clean:  ## remove the environment and everything built (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .ruff_cache .hypothesis

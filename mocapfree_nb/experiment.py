@@ -77,7 +77,8 @@ class Report:
         from mocapfree_nb.output.takes import save_motions
 
         folder = Path(folder)
-        save_motions(folder / "motions.npz", self.motions)
+        model = Path(str(self.values.get("config", {}).get("model") or "")).name
+        save_motions(folder / "motions.npz", self.motions, {"seed": self.values.get("seed"), "model": model})
         with write_atomically(folder / "report.html") as temporary:
             temporary.write_text(self.to_html(), encoding="utf-8")
         write_json(folder / "report.json", self.values)  # last: where it is, a run counts as finished

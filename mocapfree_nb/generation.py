@@ -30,11 +30,16 @@ def generate(
 ) -> Path:
     """Generate one motion a prompt; write joints (motions, frames, joints, 3) as .npy, or a page that plays them (.html).
 
+    A .npz holds each motion by itself, with its prompt, and the seed, the model and the frame rate.
+
     Raises `UserError` for another ending or an empty prompt.
     """
     out = Path(out)
-    if out.suffix not in (".npy", ".html"):
-        raise UserError(f"{out}: choose a name that ends in .npy (joints in metres) or .html (a page that plays them)")
+    if out.suffix not in (".npy", ".npz", ".html"):
+        raise UserError(
+            f"{out}: choose a name that ends in .npy (joints in metres), .npz (the same with prompts and seed) "
+            "or .html (a page that plays them)"
+        )
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("an empty prompt says nothing to generate")
     policy = load_policy(model, steps, guidance_scale, device, solver, eta)
@@ -49,6 +54,12 @@ def generate(
     joints = features_to_joints(motion, skeleton).cpu().numpy()
     if not np.isfinite(joints).all():  # finite features too large to be added up
         raise UserError(f"{model}: the motion runs out of all bounds; choose a smaller guidance scale, 1 to 8 say")
+    if out.suffix == ".npz":
+        from mocapfree_nb.output.takes import save_motions
+
+        shown = [{"prompt": prompt, "generated": clip} for prompt, clip in zip(prompts, joints, strict=True)]
+        save_motions(out, {"motion": shown}, {"seed": seed, "model": Path(model).name, "fps": skeleton.fps})
+        return out
     with write_atomically(out) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as file:

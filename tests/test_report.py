@@ -217,3 +217,19 @@ def test_a_damaged_interval_is_named(interval, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(damaged))
     with pytest.raises(UserError, match="interval"):
         read_report(tmp_path / "report.json")
+
+
+def test_a_curve_that_never_moves_gets_no_chart():
+    from mocapfree_nb.output.report import report_html
+
+    curves = [{"iteration": i, "reward": 0.1 * i, "guidance": 2.5} for i in range(1, 5)]
+    page = report_html({"curves": curves})
+    assert "reward: 0.1 at iteration 1" in page and "guidance: " not in page
+
+
+def test_the_running_clock_is_not_read_aloud_and_controls_fit_a_finger():
+    from mocapfree_nb.files import WEIGHTS
+
+    assets = WEIGHTS.parent / "assets"
+    assert 'make("output", { "aria-live": "off" })' in (assets / "player.js").read_text()
+    assert "min-height: 44px; min-width: 44px" in (assets / "player.css").read_text()

@@ -141,7 +141,7 @@ class Player {
     this.playButton = this.button(this.playing ? "Pause" : "Play", () => this.play(!this.playing));
     this.slider = make("input", { type: "range", min: 0, max: this.length - 1, step: 1, "aria-label": "Frame" });
     this.slider.addEventListener("input", () => { this.play(false); this.seek(+this.slider.value); });
-    this.clock = make("output");
+    this.clock = make("output", { "aria-live": "off" }); // else it would be read aloud at every frame
     return make("div", { class: "mocapfree-bar" }, this.playButton, this.slider, this.clock);
   }
 

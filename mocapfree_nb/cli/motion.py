@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,12 @@ from mocapfree_nb.cli.common import (
 from mocapfree_nb.files import UserError
 
 app = typer.Typer()
+
+
+class JointNames(StrEnum):
+    humanml3d = "humanml3d"
+    mixamo = "mixamo"
+    unreal = "unreal"
 
 
 @app.command()
@@ -38,7 +45,9 @@ def _naming(source: Path) -> Iterator[None]:
 @app.command()
 def generate(
     texts: Annotated[list[str] | None, typer.Argument(help="What the motion should show.")] = None,
-    out: Annotated[Path, typer.Option(help="File to write: .npy (joints) or .html (player).")] = Path("motion.html"),
+    out: Annotated[
+        Path, typer.Option(help="File to write: .html (player), .npz (joints with prompt, seed, model) or .npy.")
+    ] = Path("motion.html"),
     prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line, instead.")] = None,
     model: Annotated[Path | None, typer.Option(help="Denoiser (default: shipped, full data).")] = None,
     seconds: Annotated[float, typer.Option(help="Length of the motion.", min=0.5, max=30, callback=check_finite)] = 2.4,
@@ -49,7 +58,7 @@ def generate(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Generate motion from text: joints (motions, frames, 22, 3) in metres as .npy, or a page that plays it."""
+    """Generate motion from text: joints (motions, frames, 22, 3) in metres as .npy or .npz, or a page that plays it."""
     from mocapfree_nb import generation
     from mocapfree_nb.files import WEIGHTS
 
@@ -84,7 +93,7 @@ def playground(
 
 @app.command()
 def view(
-    source: Annotated[Path, typer.Argument(help="A .npy or .bvh file of motion, or a run folder.")],
+    source: Annotated[Path, typer.Argument(help="A .npy, .npz or .bvh file of motion, or a run folder.")],
     out: Annotated[Path | None, typer.Option(help="Page to write (default: beside the source).")] = None,
     fps: FramesPerSecond = None,
 ) -> None:
@@ -97,7 +106,8 @@ def view(
     takes, most = load_takes(source), 24
     out = out or (source / "motions.html" if source.is_dir() else source.with_suffix(".html"))
     with _naming(source), write_atomically(out) as temporary:
-        temporary.write_text(takes_html(takes[:most], source.stem, fps), encoding="utf-8")
+        title = takes[0].title if len(takes) == 1 else source.stem
+        temporary.write_text(takes_html(takes[:most], title, fps or takes[0].about.get("fps")), encoding="utf-8")
     if len(takes) > most:
         say(f"the first {most} of {len(takes)} motions; the others: mocapfree export {source} --motion NUMBER")
     say(f"open {out.resolve()}")
@@ -105,7 +115,7 @@ def view(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="A .npy or .bvh file of motion, or a run folder.")],
+    source: Annotated[Path, typer.Argument(help="A .npy, .npz or .bvh file of motion, or a run folder.")],
     out: Annotated[Path, typer.Option(help="File to write: .gif .mp4 .html .bvh .npy, or a body as .glb .obj .ply.")],
     motion: Annotated[int, typer.Option(help="Which motion of the source, counted from 1.", min=1)] = 1,
     panel: Annotated[str | None, typer.Option(help="Of a run: before, after or 'full data'.")] = None,
@@ -114,11 +124,15 @@ def export(
         Path | None, typer.Option(help="SMPL, SMPL-H or SMPL-X model (.npz or its folder) for .glb .obj .ply.")
     ] = None,
     frame: Annotated[int | None, typer.Option(help="For .obj and .ply, from 0 (default: the middle one).")] = None,
+    joint_names: Annotated[JointNames, typer.Option(help="What joints are called in .bvh and .glb.")] = JointNames.humanml3d,
+    t_pose: Annotated[bool, typer.Option("--t-pose", help="Of .bvh and .glb: put a T-pose before the first frame.")] = False,
 ) -> None:
     """Write motion as moving pictures (.gif .mp4 .html), a skeleton (.bvh), numbers (.npy) or a body (.glb .obj .ply).
 
     A run shows before and after side by side; what holds one motion gets the one after adaptation (see --panel).
-    Without --body a body is made of capsules. A .glb is animated; an .obj or .ply holds one frame.
+    A .bvh or .glb has the joints of the skeleton and, for all clips of a model, the same bones; a .glb also keeps the prompt,
+    the seed and the model of a .npz or a run. Without --body a body is made of capsules. A .glb is animated; an .obj or
+    .ply holds one frame.
     """
     from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
     from mocapfree_nb.output.takes import choose
@@ -129,11 +143,15 @@ def export(
     meshes = out.suffix in MESH_ENDINGS
     if not meshes and (body is not None or frame is not None):
         raise UserError(f"--body and --frame are for {', '.join(MESH_ENDINGS)}, not for {out.suffix}")
+    if out.suffix not in (".bvh", ".glb") and (t_pose or joint_names is not JointNames.humanml3d):
+        raise UserError(f"--joint-names and --t-pose are for .bvh and .glb, not for {out.suffix}")
     takes = load_takes(source)
     take = choose(takes, motion, panel, out.suffix)
+    fps = fps or take.about.get("fps")
     with _naming(source):
         if meshes:
-            said = save_body(out, dress(*take.panels.values(), take.skeleton, body), fps, frame)
+            figure = dress(*take.panels.values(), take.skeleton, body)
+            said = save_body(out, figure, fps, frame, joint_names.value, t_pose, take.about)
         else:
-            said = export_motion(take.panels, out, take.skeleton, fps, take.title)
+            said = export_motion(take.panels, out, take.skeleton, fps, take.title, joint_names.value, t_pose)
     say(f"saved {out}: {said}" + f" (motion {motion} of {len(takes)})" * (len(takes) > 1))

@@ -7,6 +7,7 @@ __all__ = ['MESH_ENDINGS', 'blend_skin', 'capsules', 'Character', 'dress', 'mesh
 
 # %% ../../nbs/9_output/37_body.ipynb #6a355a28
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from ..files import UserError, write_atomically
 from .gltf import gltf_parts
-from .ik import Pose, inverse_kinematics, measure_body
+from .ik import Deviation, Pose, deviation, inverse_kinematics
+from .rig import fit_export, name_joints, with_t_pose
 from .smpl import fit_shape, load_smpl, rest_joints
 from ..reading import check_finite
 from ..skeleton import HUMANML3D, Skeleton, forward_kinematics, rotation_between, sum_bones
@@ -96,7 +98,7 @@ class Character:
     vertices: Tensor  # (V, 3) at rest, the root at the origin, in the rig's unit
     faces: np.ndarray  # (F, 3)
     weights: Tensor  # (V, J), each row sums to 1
-    off: float  # metres by which a joint of the body is at most away from the motion's
+    off: Deviation  # where a joint of the body is farthest from the motion's
     model: Any = None  # the SMPL network that shapes the surface, and what it is called with
     settings: dict = field(default_factory=dict)
 
@@ -131,11 +133,9 @@ def dress(joints, skeleton: Skeleton = HUMANML3D, body: str | Path | None = None
     wanted = torch.as_tensor(check_joints(joints, skeleton))
     if body is not None:
         return _dress_smpl(_as_humanml3d(wanted, skeleton), load_smpl(body))
-    rig, source = measure_body(wanted, skeleton)
-    pose = inverse_kinematics(wanted[:, source], rig)
-    vertices, faces, weights = (torch.as_tensor(part) for part in capsules(rig))
-    off = (pose.positions() - wanted[:, source]).norm(dim=-1).max()
-    return Character(pose, vertices, faces.numpy(), weights, float(off) / units_per_metre(skeleton))
+    pose, off = fit_export(wanted, skeleton)
+    vertices, faces, weights = (torch.as_tensor(part) for part in capsules(pose.rig))
+    return Character(pose, vertices, faces.numpy(), weights, off)
 
 # %% ../../nbs/9_output/37_body.ipynb #7a7ff9c7
 def _dress_smpl(wanted: Tensor, model) -> Character:
@@ -157,7 +157,7 @@ def _dress_smpl(wanted: Tensor, model) -> Character:
     for _ in range(3):
         missed = (wanted - pose.positions()).mean(dim=1, keepdim=True)
         pose = inverse_kinematics(torch.cat([pose.root[:, None] + missed, wanted[:, 1:]], dim=1), rig)
-    off = (pose.positions() - wanted).norm(dim=-1).max()
+    off = deviation(pose, wanted)
     names = list(rig.joint_names)                                       # fingers and face: left_wrist_22, head_23, ...
     for joint in range(22, len(parents)):
         names.append(f"{HUMANML3D.joint_names[ancestor(joint)]}_{joint}")
@@ -168,7 +168,7 @@ def _dress_smpl(wanted: Tensor, model) -> Character:
     check_finite({name: value.detach() for name, value in found.items()}, "this body model")
     return Character(
         Pose(full, torch.cat([pose.rotations, still], dim=1), pose.root), size * shape - at_rest[0],
-        model.faces_tensor.numpy(), model.lbs_weights, float(off), model, {"betas": betas, "size": size},
+        model.faces_tensor.numpy(), model.lbs_weights, off, model, {"betas": betas, "size": size},
     )
 
 # %% ../../nbs/9_output/37_body.ipynb #e99f91f3
@@ -233,10 +233,15 @@ def mesh_strip(figure: Character, poses: int = 6, title: str = ""):
 MESH_ENDINGS = (".obj", ".ply", ".glb")
 
 
-def save_body(path: str | Path, figure: Character, fps: float | None = None, frame: int | None = None) -> str:
+def save_body(
+    path: str | Path, figure: Character, fps: float | None = None, frame: int | None = None,
+    joint_names: str = "humanml3d", t_pose: bool = False, about: Mapping | None = None,
+) -> str:
     """Write a body as `.glb` (animated) or one frame of it as `.obj` or `.ply`; returns a line on what was written.
 
-    Metres, y up. `frame` counts from 0; the default is the middle of the motion. In a `.glb` of a SMPL body the
+    Metres, y up. A `.glb` rests in a T-pose on the floor, its joints are called as `name_joints` says, `t_pose` puts
+    the rest pose before the first frame, and `about` (prompt, seed, model) stands in it.
+    `frame` counts from 0; the default is the middle of the motion. In a `.glb` of a SMPL body the
     pose-dependent part of its shape is left out, for glTF knows none. Raises `UserError` for another ending, a frame
     that is not there, or an unwritable `path`.
     """
@@ -246,22 +251,26 @@ def save_body(path: str | Path, figure: Character, fps: float | None = None, fra
     frame = figure.frames // 2 if frame is None else frame
     if not 0 <= frame < figure.frames:
         raise UserError(f"no frame {frame}: the motion has {figure.frames}, counted from 0")
-    about = f"{len(figure.vertices)} vertices, joints off by at most {100 * figure.off:.1f} cm"
+    off = figure.off
+    line = f"{len(figure.vertices)} vertices, joints off by at most {100 * off.metres:.1f} cm ({off.joint}, frame {off.frame})"
     if path.suffix == ".glb":
-        scene, data = gltf_parts(figure, fps or figure.pose.rig.fps)
+        rig = figure.pose.rig
+        names = name_joints(replace(rig, joint_names=rig.joint_names[:22]), joint_names) + rig.joint_names[22:]
+        figure = replace(figure, pose=with_t_pose(figure.pose)) if t_pose else figure
+        scene, data = gltf_parts(figure, fps or rig.fps, names, about)
         text = json.dumps(scene, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 4)
         chunks = [(len(text).to_bytes(4, "little") + b"JSON", text), (len(data).to_bytes(4, "little") + b"BIN\0", data)]
         body = b"".join(head + chunk for head, chunk in chunks)
         content = b"glTF" + (2).to_bytes(4, "little") + (12 + len(body)).to_bytes(4, "little") + body
-        about = f"{figure.frames} frames, {figure.pose.rig.num_joints} joints, {about}"
+        line = f"{figure.frames} frames, {figure.pose.rig.num_joints} joints, {line}"
     else:
         import trimesh
 
         mesh = trimesh.Trimesh(figure.surface([frame])[0], figure.faces, process=False, vertex_colors=figure.colours())
         content = mesh.export(file_type=path.suffix[1:])
         content = content.encode() if isinstance(content, str) else content
-        about = f"frame {frame} of {figure.frames}, {about}"
+        line = f"frame {frame} of {figure.frames}, {line}"
     with write_atomically(path) as temporary:
         temporary.write_bytes(content)
-    return about
+    return line

@@ -8,20 +8,21 @@ from scipy.spatial.transform import Rotation
 
 from ..files import write_atomically
 from ..skeleton import HUMANML3D, Skeleton
-from .ik import centimetres_per_unit, children_of, fit_pose
+from .ik import centimetres_per_unit, children_of
+from .rig import fit_export, name_joints, rest_height, with_t_pose
 
-def _bvh_nodes(rig: Skeleton, centimetres: float) -> tuple[list, list[int]]:
+def _bvh_nodes(rig: Skeleton, centimetres: float, names: tuple[str, ...]) -> tuple[list, list[int]]:
     "The joint tree as pybvh nodes, branch by branch as the file has it, and which joint each line of channels moves."
     from pybvh.bvhnode import BvhEndSite, BvhJoint, BvhRoot
 
     children, nodes, order = children_of(rig), [], []
 
     def add(joint: int, parent) -> None:
-        name, offset = rig.joint_names[joint], rig.offsets[joint] * centimetres
+        name, offset = names[joint], rig.offsets[joint] * centimetres
         bone = rig.offsets[(children[joint] or [joint])[0]]
         order_of_axes = "ZXY" if abs(bone[0]) > 0.7 * np.linalg.norm(bone) else "ZYX"
         if parent is None:
-            node = BvhRoot(name, [0.0] * 3, ["X", "Y", "Z"], ["Z", "X", "Y"])
+            node = BvhRoot(name, [0.0, rest_height(rig) * centimetres, 0.0], ["X", "Y", "Z"], ["Z", "X", "Y"])
         else:
             node = BvhJoint(name, offset, list(order_of_axes), [], parent)
             parent.children = [*parent.children, node]
@@ -37,16 +38,21 @@ def _bvh_nodes(rig: Skeleton, centimetres: float) -> tuple[list, list[int]]:
     return nodes, order
 
 
-def save_bvh(path: str | Path, joints, skeleton: Skeleton = HUMANML3D, fps: float | None = None) -> str:
-    """Write a motion (T, J, 3) as BVH in centimetres, T-pose at rest; returns a line that says what was written.
+def save_bvh(
+    path: str | Path, joints, skeleton: Skeleton = HUMANML3D, fps: float | None = None,
+    joint_names: str = "humanml3d", t_pose: bool = False,
+) -> str:
+    """Write a motion (T, J, 3) as BVH in centimetres, rest a T-pose on the floor; returns a line that says what was written.
 
-    Bone lengths are constant in the file; see `fit_pose`. Raises `ValueError` as `fit_pose` does, `UserError` where
-    `path` cannot be written.
+    Bones are those of `export_body`, joints are called as `name_joints` says; `t_pose` puts the rest pose before the first
+    frame. Raises `ValueError` as `fit_pose` does, `UserError` for other names or where `path` cannot be written.
     """
     import pybvh
 
-    pose, off = fit_pose(joints, skeleton)
-    nodes, order = _bvh_nodes(pose.rig, centimetres_per_unit(skeleton))
+    names = name_joints(skeleton, joint_names)
+    pose, off = fit_export(joints, skeleton)
+    pose = with_t_pose(pose) if t_pose else pose
+    nodes, order = _bvh_nodes(pose.rig, centimetres_per_unit(skeleton), names)
     channels = [node.rot_channels for node in nodes if not node.is_end_site()]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Gimbal lock")        # any of the many answers is right there

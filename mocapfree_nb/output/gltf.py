@@ -1,5 +1,6 @@
 """An animated body as binary glTF: a JSON text that describes arrays, then the arrays."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from ..skeleton import sum_bones
 from ..viewer import units_per_metre
+from .rig import rest_height
 
 if TYPE_CHECKING:
     from .body import Character
@@ -50,12 +52,17 @@ class _Arrays:
         return len(self.accessors) - 1
 
 
-def gltf_parts(figure: "Character", fps: float) -> tuple[dict, bytes]:
-    "The JSON and the arrays of an animated glTF."
+def gltf_parts(figure: "Character", fps: float, names: Sequence[str], about: Mapping | None = None) -> tuple[dict, bytes]:
+    """The JSON and the arrays of an animated glTF whose rest pose stands on the floor.
+
+    `names` are those of the joints. What `about` says (prompt, seed, model) stands in `asset.extras` with the frame rate, and
+    the prompt names the animation.
+    """
     rig, unit, arrays = figure.pose.rig, units_per_metre(figure.pose.rig), _Arrays()
     offsets = rig.offsets / unit
-    at_rest = sum_bones(torch.as_tensor(offsets), rig).numpy()
-    vertices = figure.vertices.numpy() / unit
+    floor = np.array([0.0, rest_height(rig) / unit, 0.0])
+    at_rest = sum_bones(torch.as_tensor(offsets), rig).numpy() + floor
+    vertices = figure.vertices.numpy() / unit + floor
     strongest = np.argsort(-figure.weights.numpy(), axis=1)[:, :4]      # glTF has room for four
     weights = np.take_along_axis(figure.weights.numpy(), strongest, axis=1)
     inverse = np.tile(np.eye(4), (rig.num_joints, 1, 1))
@@ -68,8 +75,9 @@ def gltf_parts(figure: "Character", fps: float) -> tuple[dict, bytes]:
     }
     primitive = {"attributes": attributes, "indices": arrays.add(figure.faces.ravel(), "u4"), "material": 0}
     nodes: list[dict] = [
-        {"name": name, "translation": offset.tolist()} for name, offset in zip(rig.joint_names, offsets, strict=True)
+        {"name": name, "translation": offset.tolist()} for name, offset in zip(names, offsets, strict=True)
     ]
+    nodes[0]["translation"] = floor.tolist()
     for parent, child in rig.bones:
         nodes[parent].setdefault("children", []).append(child)
     joints = list(range(rig.num_joints))
@@ -79,13 +87,13 @@ def gltf_parts(figure: "Character", fps: float) -> tuple[dict, bytes]:
     outputs = [(0, "translation", figure.pose.root.numpy() / unit)]
     outputs += [(joint, "rotation", turns[:, joint]) for joint in joints]
     scene = {
-        "asset": {"version": "2.0", "generator": "mocapfree_nb"}, "scene": 0,
+        "asset": {"version": "2.0", "generator": "mocapfree_nb", "extras": dict(about or {}) | {"fps": fps}}, "scene": 0,
         "scenes": [{"nodes": [0, len(nodes) - 1]}], "nodes": nodes,
         "meshes": [{"primitives": [primitive]}],
         "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.8}}],
         "skins": [{"joints": joints, "skeleton": 0, "inverseBindMatrices": arrays.add(inverse.reshape(-1, 16))}],
         "animations": [{
-            "name": "motion",
+            "name": str((about or {}).get("prompt") or "motion"),
             "samplers": [{"input": clock, "output": arrays.add(values)} for *_, values in outputs],
             "channels": [
                 {"sampler": number, "target": {"node": node, "path": path}}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['t_pose_directions', 'children_of', 'measure_body', 'Pose', 'inverse_kinematics', 'centimetres_per_unit', 'Deviation',
-           'fit_pose']
+           'deviation', 'fit_pose']
 
 # %% ../../nbs/9_output/35_ik_and_bvh.ipynb #86dcf4a6
 from dataclasses import dataclass, replace
@@ -189,16 +189,22 @@ class Deviation(NamedTuple):
     joint: str
     frame: int
 
+# %% ../../nbs/9_output/35_ik_and_bvh.ipynb #46e34fdd
+def deviation(pose: Pose, joints: Tensor) -> Deviation:
+    "Where the joints of a pose are farthest from `joints` (T, J, 3)."
+    off = (pose.positions() - joints).norm(dim=-1)
+    frame, joint = divmod(int(off.argmax()), pose.rig.num_joints)
+    return Deviation(float(off.max()) * centimetres_per_unit(pose.rig) / 100, pose.rig.joint_names[joint], frame)
+
 # %% ../../nbs/9_output/35_ik_and_bvh.ipynb #7cd33a83
-def fit_pose(joints, skeleton: Skeleton = HUMANML3D) -> tuple[Pose, Deviation]:
+def fit_pose(joints, skeleton: Skeleton = HUMANML3D, rig: Skeleton | None = None) -> tuple[Pose, Deviation]:
     """A body and its rotations for a motion (T, J, 3), and where a joint ends farthest from where it was.
 
-    The distance is nil where the bones of the motion keep their length, as captured and procedural ones do.
+    The body is measured from the motion, or is `rig`, with the joints of the skeleton. The distance is nil where the
+    bones of the motion keep their length, as captured and procedural ones do.
     Raises `ValueError` for no frame, NaN, or joints that do not fit the skeleton.
     """
     wanted = torch.as_tensor(check_joints(joints, skeleton))
-    rig, source = measure_body(wanted, skeleton)
+    rig, source = (rig, list(range(rig.num_joints))) if rig is not None else measure_body(wanted, skeleton)
     pose = inverse_kinematics(wanted[:, source], rig)
-    off = (pose.positions() - wanted[:, source]).norm(dim=-1)
-    frame, joint = divmod(int(off.argmax()), rig.num_joints)
-    return pose, Deviation(float(off.max()) * centimetres_per_unit(skeleton) / 100, rig.joint_names[joint], frame)
+    return pose, deviation(pose, wanted[:, source])

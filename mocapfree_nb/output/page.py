@@ -48,7 +48,7 @@ h3{font-size:1rem;margin:1.4em 0 .2em}.lead{font-size:1.1rem}.soft,figcaption{co
 caption{text-align:left;color:var(--soft);padding-bottom:.3em}
 th,td{padding:.3em .8em;border-bottom:1px solid var(--line);text-align:right}
 th[scope=row]{text-align:left;font-weight:normal}thead th{font-weight:600}
-.now{background:var(--panel);font-weight:600}img{max-width:100%;height:auto;border-radius:6px}
+.now{background:var(--panel);font-weight:600}img{max-width:100%;height:auto;border-radius:6px;background:#fff}summary{min-height:44px;line-height:44px;cursor:pointer}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1rem}.charts figure{margin:0}
 .charts svg{width:100%;height:auto;background:var(--panel);border-radius:6px}
 .charts text{fill:var(--soft);font-size:11px}details{margin:.6em 0}dt{font-weight:600}dd{margin:0 0 .5em}
@@ -101,7 +101,7 @@ def first_value(row: Mapping, key: str) -> object:
 
 def players_html(prompts: Sequence[str], motions: Sequence[np.ndarray], skeleton: Skeleton = HUMANML3D) -> str:
     """A page that plays the motion, joints (frames, joints, 3), of each prompt in a player of its own."""
-    title = "Generated motions"
+    title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} generated motions: {', '.join(prompts)}"[:120]
     players = [
         f"<h3>“{escape(prompt)}”</h3>{player_html(player_scene(joints, skeleton), code=False)}"
         for prompt, joints in zip(prompts, motions, strict=True)

@@ -138,6 +138,12 @@ def _series(curves: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
+def _is_flat(points: Sequence[tuple[float, float]]) -> bool:
+    "True where a curve never moves from its first value, so that a chart of it would say nothing."
+    values = [value for _, value in points]
+    return len(values) > 1 and max(values) - min(values) <= 1e-6 * max(abs(values[0]), 1e-12)
+
+
 def _chart(name: str, points: Sequence[tuple[float, float]], width: int = 320, height: int = 170) -> str:
     "One line chart as inline SVG, described in words for those who do not see it."
     x, y = np.array(points, dtype=float).T
@@ -283,7 +289,8 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     if original:
         body.append(_table(original, "Prompts for everything else", names))
     body.append(_players(motions.get("original", [])[:SHOWN], names))
-    charts = [_chart(name, points) for name, points in _series(report.get("curves") or []).items()]
+    series = _series(report.get("curves") or [])
+    charts = [_chart(name, points) for name, points in series.items() if not _is_flat(points)]
     if charts:
         body.append(f'<h2>Training</h2><div class="charts">{"".join(charts)}</div>')
     words = "".join(f"<dt>{name} {better}</dt><dd>{escape(text)}</dd>" for name, better, text in METRICS.values())

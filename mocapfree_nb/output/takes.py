@@ -1,9 +1,10 @@
 """Motions that belong side by side: read from files and runs, written in the form that an ending asks for."""
 
 import html
+import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,14 @@ class Take:
     title: str
     panels: dict[str, np.ndarray]
     skeleton: Skeleton = HUMANML3D
+    about: dict = field(default_factory=dict)  # what its file says of it: prompt, fps, seed, model
 
 
-def save_motions(path: str | Path, motions: Mapping[str, Sequence[Mapping]]) -> None:
+def save_motions(path: str | Path, motions: Mapping[str, Sequence[Mapping]], about: Mapping | None = None) -> None:
     """Keep the motions of a report as one .npz: `part/number/column` (T, J, 3) float32, and `part/number/prompt`.
 
-    `motions` is what a report shows: part -> dicts with `prompt` and joints under other names.
+    `motions` is what a report shows: part -> dicts with `prompt` and joints under other names. `about` (seed, model, frames
+    a second as `fps`) is kept as JSON in the field `about`.
     """
     arrays = {
         f"{part}/{number}/{key}": np.asarray(value) if key == "prompt" else np.asarray(value, dtype=np.float32)
@@ -42,6 +45,8 @@ def save_motions(path: str | Path, motions: Mapping[str, Sequence[Mapping]]) -> 
         for key, value in motion.items()
     }
     check_finite(arrays, printable(path))
+    if about:
+        arrays["about"] = np.array(json.dumps(dict(about)))
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -72,10 +77,26 @@ def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
     raise UserError(f"{path} has shape {array.shape}; expected {wanted}")
 
 
+def _read_about(text: object, path: Path) -> dict:
+    "What a file says of its motions: a seed, a model, a frame rate that can be played; a `UserError` for anything else."
+    try:
+        found = json.loads(str(text))
+        about = {key: printable(found[key], 200) for key in ("model",) if key in found}
+        about |= {"seed": int(found["seed"])} if found.get("seed") is not None else {}
+        about |= {"fps": float(found["fps"])} if found.get("fps") is not None else {}
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise UserError(f"{path}: what it says about its motions is damaged; expected JSON with seed, fps, model") from error
+    if not 0.1 <= about.get("fps", 20) < 1000:
+        raise UserError(f"{path}: fps is {about['fps']}; expected frames a second from 0.1 to 1000")
+    return about
+
+
 def _read_run(path: Path) -> list[Take]:
     "The motions that `save_motions` kept."
     groups: dict[str, dict[str, np.ndarray]] = {}
-    for key, array in reading.read_arrays(path, finite=False).items():
+    stored = reading.read_arrays(path, finite=False)
+    about = _read_about(stored.pop("about"), path) if "about" in stored else {}
+    for key, array in stored.items():
         group, _, column = key.rpartition("/")
         groups.setdefault(group, {})[column] = array
     if not groups:
@@ -83,14 +104,15 @@ def _read_run(path: Path) -> list[Take]:
     takes = []
     for group, arrays in groups.items():
         group = printable(group, 80)
-        title = printable(arrays.pop("prompt", group))
+        prompt = printable(arrays.pop("prompt", ""))
+        title = prompt or group
         known = {name: _recognise(array, Path(printable(f"{path}: {group}/{name}"))) for name, array in arrays.items()}
         if any(joints.ndim != 3 for joints, _ in known.values()) or not known:
             raise UserError(f"{path} does not hold the motions of a run: {group!r} is not joints (frames, joints, 3)")
         if len({skeleton.name for _, skeleton in known.values()}) > 1:
             raise UserError(f"{path} does not hold the motions of a run: {group!r} has joints of two skeletons")
         panels = {printable(name.replace("_", " "), 80): joints for name, (joints, _) in known.items()}
-        takes.append(Take(title, panels, next(iter(known.values()))[1]))
+        takes.append(Take(title, panels, next(iter(known.values()))[1], {"prompt": prompt} | about))
     return takes
 
 
@@ -146,7 +168,7 @@ def takes_html(takes: Sequence[Take], title: str, fps: float | None = None) -> s
     ]
     return page_html(title, f"<h1>{html.escape(title)}</h1>{''.join(players)}{player_code()}")
 
-_ONE = {".npy": save_npy, ".bvh": save_bvh}  # these hold one motion
+_ONE = (".npy", ".bvh")  # these hold one motion
 _SEVERAL = {".gif": save_gif, ".mp4": save_mp4, ".html": save_html}  # these show some side by side
 ENDINGS = (*_SEVERAL, *_ONE)
 
@@ -157,6 +179,8 @@ def export_motion(
     skeleton: Skeleton = HUMANML3D,
     fps: float | None = None,  # frames a second (default: the skeleton's)
     title: str = "",
+    joint_names: str = "humanml3d",  # of .bvh, see `name_joints`
+    t_pose: bool = False,  # of .bvh: the rest pose before the first frame
 ) -> str:
     """Write a motion in the form that the ending of `path` asks for; returns a line that says what was written.
 
@@ -172,7 +196,9 @@ def export_motion(
         raise UserError(f"{path}: choose a name that ends in {', '.join(ENDINGS)}")
     if len(clips) > 1:
         raise UserError(f"{path}: {path.suffix} holds one motion, not {len(clips)} ({', '.join(clips)}); choose one")
-    return _ONE[path.suffix](path, *clips.values(), skeleton, fps)
+    if path.suffix == ".bvh":
+        return save_bvh(path, *clips.values(), skeleton, fps, joint_names, t_pose)
+    return save_npy(path, *clips.values(), skeleton, fps)
 
 
 def choose(takes: Sequence[Take], number: int = 1, panel: str | None = None, ending: str = ".html") -> Take:
