@@ -39,7 +39,7 @@ SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models
     "latent": ("LatentDenoiser", {"latent_tokens": 8, "dropout": 0.0, "schedule": "shifted_cosine"}, {"steps": 5500}),
 }
 COMMON = {"batch_size": 128, "bfloat16": True}
-CONTINUED = {"steps": 3000, "batch_size": 64, "learning_rate": 5e-4, "joint_weight": 2.0, "foot_weight": 1.0}  # of saved ones
+CONTINUED = {"steps": 3500, "batch_size": 64, "learning_rate": 5e-4, "joint_weight": 2.0, "foot_weight": 2.0}  # of saved ones
 MORE_CLIPS = 24_000  # of the generator, beside the 4,000 of the corpus
 VAE_TRAINING = PretrainConfig(steps=4000, **COMMON, joint_weight=2.0, foot_weight=2.0)
 ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to DDPO's settings, mirror-consistent?
