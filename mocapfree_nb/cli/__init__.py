@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import mocapfree_nb
-from mocapfree_nb.cli import adapting, measuring, motion, study, training
+from mocapfree_nb.cli import adapting, course, measuring, motion, study, training
 from mocapfree_nb.cli.common import Stopped, import_module, launched, leave, note, say, say_line
 from mocapfree_nb.files import UserError
 
@@ -24,7 +24,7 @@ app = typer.Typer(
     Then try your own: `mocapfree adapt --prompt "a person salutes with the right hand" --name salute`.
     """,
 )
-for group in (adapting, training, measuring, motion):
+for group in (adapting, training, measuring, motion, course):
     app.registered_commands += group.app.registered_commands
 app.add_typer(study.app, name="study")
 
