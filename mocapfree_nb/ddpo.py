@@ -302,7 +302,7 @@ class DDPOTrainer:
         if not isinstance(config, self.settings_type):
             raise UserError(f"config should be a {name}, not a {type(config).__name__}: {name}(iterations=10) makes one")
         check_arguments(policy, reward, prompts, retained_prompts, config, selector, self.densities)
-        policy = policy.with_bfloat16(True) if config.bfloat16 else policy
+        policy = policy.with_bfloat16(True) if getattr(config, "bfloat16", False) else policy  # not every algorithm has it
         self.policy, self.reward, self.selector = policy, reward, selector
         self.prompts, retained_prompts = check_prompts(prompts, "prompts"), check_prompts(retained_prompts, "retained_prompts")
         self.lengths, self.folder = check_lengths(lengths), Path(folder) if folder else None
