@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DRIFT := tests/test_packaging.py::test_package_and_notebooks_do_not_drift
 
-.PHONY: docs help demo test fuzz lab install export clean-notebooks readme clean
+.PHONY: docs help demo test fuzz lab install export clean-notebooks times readme clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -28,7 +28,8 @@ demo: $(STAMP)  ## install, run the main job (a few minutes), print where the re
 # One thread each: two notebooks, or two files of tests, at a time on two cores are faster than torch competing with itself.
 # A file of tests stays in one process (loadfile), and so do the models, servers and browsers that its tests share.
 test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pytest
-	@echo "== 1/4 package and notebooks agree"
+	@echo "== 1/4 notebooks as they were written (what running changed is put back), package agrees with them"
+	$(BIN)/python .ci/notebooks.py
 	$(BIN)/python -m pytest $(DRIFT)
 	@echo "== 2/4 ruff"
 	$(BIN)/ruff check .
@@ -43,7 +44,8 @@ SEED ?= 0
 fuzz: $(STAMP)  ## give damaged and hostile files to every reader (CASES=10000 SEED=0; some ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases $(CASES) --seed $(SEED) --workers $(WORKERS)
 
-lab: $(STAMP)  ## open JupyterLab on the index notebook
+lab: $(STAMP)  ## open JupyterLab on the index notebook; runs/ and its reports are in the file browser
+	@mkdir -p runs
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
 
 install: $(STAMP)  ## make .venv and install the package with its development tools
@@ -53,6 +55,9 @@ export: $(STAMP)  ## write the package from the notebooks
 
 clean-notebooks: $(STAMP)  ## strip what does not belong into version control; pictures stay
 	$(BIN)/nbdev_clean
+
+times: $(STAMP)  ## run every lesson in a real kernel and keep how long each takes (some five minutes)
+	$(BIN)/python .ci/times.py
 
 readme: $(STAMP)  ## write README.md, badges, links between lessons and the sidebar
 	$(BIN)/python .ci/house.py

@@ -28,6 +28,31 @@ CHAPTERS = {
     "9_output": "9 Out of the notebook",
     "tutorials": "Tutorials",
 }
+# What a chapter is good for, and what of it can be left out at first.
+WORTH = {
+    "1_motion": "After it you read, draw and check any motion. At first leave out 02 to 04.",
+    "2_data": "After it you open, divide and make corpora. At first leave out 06 and 07.",
+    "3_diffusion": "After it you sample, train and score a diffusion model. At first leave out 09 and 11.",
+    "4_reward": "After it you turn any sentence into a reward, and know how it is fooled.",
+    "5_rl": "After it you adapt a model to an action by reward alone. 17 is the core; 18 to 20 are what `mocapfree demo` does.",
+    "6_judging": "After it you say what was gained and how sure that is. Leave out 24 unless people are asked.",
+    "7_models": "After it you put another network in the place of the transformer. Not needed for anything else.",
+    "8_published": "After it you run on HumanML3D and KIT-ML, with other people's weights. Not needed without that data.",
+    "9_output": "After it motions leave for animation programs, videos and pages. Each stands alone.",
+    "tutorials": "Each stands alone; begin here with a piece of your own.",
+}
+# The short route, and what one can do after each of its lessons.
+ROUTE = {
+    "1_motion/01_features": "read the 263 numbers of a frame, and turn them into joints and back",
+    "2_data/05_corpus": "leave an action out of a corpus without leaking it",
+    "3_diffusion/08_schedule": "add noise to a motion, and say how much is left of it",
+    "3_diffusion/10_denoiser": "guide a denoiser with a sentence",
+    "3_diffusion/12_rollouts": "sample a motion as a trajectory, and score each step of it",
+    "4_reward/13_retrieval": "score how well a motion fits a sentence",
+    "5_rl/17_ddpo": "change what a model does by a reward of your own, see it fooled, and mend that",
+    "6_judging/23_experiment": "say what an adaptation gained, what it cost, and how sure that is",
+}
+WORDS_A_MINUTE = 200
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
@@ -130,6 +155,36 @@ def link_terms(path: Path, cells: list[dict]) -> None:
         cell["source"] = text.splitlines(keepends=True)
 
 
+def reading(path: Path) -> int:
+    """Minutes that the prose takes at 200 words a minute, in steps of five; folded answers and code not counted."""
+    prose = " ".join(source(cell) for cell in read(path)["cells"] if cell["cell_type"] == "markdown" and cell["id"] != "way")
+    words = re.sub(r"<details>.*?</details>|\]\([^)]*\)", " ", prose, flags=re.S).split()
+    return max(5, 5 * round(len(words) / WORDS_A_MINUTE / 5))
+
+
+def seconds(path: Path) -> int | None:
+    """Processor seconds that its cells take, as .ci/times.py measured; None for a lesson that it has not seen."""
+    kept = NBS / "results" / "lessons.json"
+    taken = json.loads(kept.read_text(encoding="utf-8"))["seconds"] if kept.exists() else {}
+    return taken.get(path.relative_to(NBS).with_suffix("").as_posix())
+
+
+def shown_seconds(path: Path) -> str:
+    """The same for a table."""
+    return "" if seconds(path) is None else f"{seconds(path)} s"
+
+
+def short_route() -> str:
+    """The table of the short route, for the index."""
+    lines = ["| lesson | after it you can | reading | all cells |", "|---|---|---|---|"]
+    for name, good_for in ROUTE.items():
+        path = NBS / f"{name}.ipynb"
+        lines.append(f"| [{label(path)}]({name}.ipynb) | {good_for} | {reading(path)} min | {shown_seconds(path)} |")
+    paths = [NBS / f"{name}.ipynb" for name in ROUTE]
+    run = sum(seconds(path) or 0 for path in paths)
+    return "\n".join([*lines, f"| together | | {sum(map(reading, paths))} min | {run} s |"])
+
+
 def table(course: list[Path]) -> str:
     """The lessons by chapter, for the index."""
     parts = []
@@ -137,10 +192,12 @@ def table(course: list[Path]) -> str:
         rows = [path for path in course if path.parent.name == chapter]
         if not rows:
             continue
-        lines = [f"**{name}**", "", "| lesson | module | what it is about |", "|---|---|---|"]
+        lines = [f"**{name}**", "", WORTH[chapter], ""]
+        lines += ["| lesson | module | what it is about | reading | all cells |", "|---|---|---|---|---|"]
         for path in rows:
             exports = f"`{module(path)}`" if module(path) else ""
-            lines.append(f"| [{label(path)}]({path.relative_to(NBS).as_posix()}) | {exports} | {title(path)[1]} |")
+            link, times = path.relative_to(NBS).as_posix(), f"{reading(path)} min | {shown_seconds(path)}"
+            lines.append(f"| [{label(path)}]({link}) | {exports} | {title(path)[1]} | {times} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -188,6 +245,8 @@ def everything() -> dict[Path, str]:
     for cell in index["cells"]:
         if cell["id"] == "lessons":
             cell["source"] = f"## The lessons\n\n{table(course)}".splitlines(keepends=True)
+        if cell["id"] == "route":
+            cell["source"] = short_route().splitlines(keepends=True)
     made[NBS / "index.ipynb"] = text_of(index)
     words = read(NBS / "glossary.ipynb")
     words["cells"][0]["source"] = with_badge(NBS / "glossary.ipynb", source(words["cells"][0])).splitlines(keepends=True)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from browser import NETWORK, Hands, chromium, listen
 
@@ -18,6 +19,7 @@ LESSONS = [
     "1_motion/02_viewing", "3_diffusion/08_schedule", "3_diffusion/12_rollouts", "4_reward/13_retrieval", "5_rl/17_ddpo",
     "6_judging/23_experiment",
 ]
+LONGEST = 60  # seconds of one core for all cells of a lesson, start of the kernel included
 # anywidget allows a model two seconds; on a busy machine it complains, and goes on.
 SLOW_MACHINE = "[anywidget] Failed to initialize model"
 TRAITS = """
@@ -34,10 +36,9 @@ PlayerBox([player, seen, go])
 
 
 def put_notebooks(folder: Path) -> None:
-    "Copies to work on: no outputs, no cells that take minutes, and a notebook about traits."
+    "Copies to work on: no outputs, and a notebook about traits."
     for name in LESSONS:
         notebook = nbformat.read(ROOT / "nbs" / f"{name}.ipynb", as_version=4)
-        notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("#| slow")]
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs = []
@@ -86,7 +87,7 @@ def lab(browser, tmp_path_factory):
             assert server.poll() is None and time.monotonic() < give_up, (home / "log.txt").read_text()[-2000:]
             time.sleep(0.2)
         about = json.loads(found[0].read_text())
-        yield folder, lambda name: f"{about['url']}lab/tree/nbs/{name}.ipynb?token={about['token']}&reset"
+        yield folder, lambda name: f"{about['url']}lab/tree/nbs/{name}.ipynb?token={about['token']}&reset", server.pid
     finally:
         server.terminate()
         try:
@@ -95,10 +96,16 @@ def lab(browser, tmp_path_factory):
             server.kill()
 
 
+def kernel_seconds(server: int) -> float:
+    "Processor seconds of the kernels that a server has started and not ended."
+    kernels = [child for child in psutil.Process(server).children() if "ipykernel_launcher" in " ".join(child.cmdline())]
+    return sum(sum(child.cpu_times()[:4]) for child in kernels)
+
+
 @pytest.fixture
 def run_all(browser, lab):
-    "Open a notebook, run all of its cells, give the page; nothing may go wrong in it."
-    folder, address = lab
+    "Open a notebook, run all of its cells, give the page; nothing may go wrong in it, or take longer than a minute."
+    folder, address, server = lab
     context = browser.new_context(viewport={"width": 1300, "height": 1000})
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -115,6 +122,8 @@ def run_all(browser, lab):
             await session.session.kernel.info;
             await jupyterapp.commands.execute('notebook:run-all-cells');
         }""")
+        taken = kernel_seconds(server)
+        assert 0 < taken < LONGEST, f"{name} takes {taken:.0f} s of one core under Run All"
         page.evaluate("jupyterapp.commands.execute('docmanager:save')")
         saved = nbformat.read(folder / f"{name}.ipynb", as_version=4)
         outputs = [output for cell in saved.cells for output in cell.get("outputs", [])]
