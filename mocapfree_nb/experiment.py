@@ -167,14 +167,6 @@ def _choose_reward(reward, scorers: Scorers, task: Task, contrastive: bool, mirr
     reward = reward or scorers.reward
     return mirror_consistent(reward) if mirrored else reward
 
-# %% ../nbs/6_judging/23_experiment.ipynb #682cf8f9
-def _check_start(policy, scorers, corpus, task, prompts, model, reward, config) -> None:
-    """Refuse what cannot be adapted, and say what the model never saw; see `adapt`."""
-    check_fit(policy, scorers, corpus)
-    check_start(policy, reward, task, config)
-    warn_of_words(prompts, model)
-    warn_of_lengths(policy, cat([task.retained.lengths, task.target.lengths, task.original.lengths]))
-
 # %% ../nbs/6_judging/23_experiment.ipynb #6c0182d4
 def _select_by(policy, task: Task, corpus: Corpus, source: Corpus | None) -> HeldOutSelector | None:
     """What chooses the weights that are kept (None: the last ones are): a scorer fitted to the training split."""
@@ -311,7 +303,10 @@ def adapt(
     reward = _choose_reward(reward, scorers, task, contrastive, mirrored)
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **sampling)
-    _check_start(policy, scorers, corpus, task, prompts or (), model, reward, config)
+    check_fit(policy, scorers, corpus)
+    check_start(policy, reward, task, config)
+    warn_of_words(prompts or (), model)
+    warn_of_lengths(policy, cat([task.retained.lengths, task.target.lengths, task.original.lengths]))
     checked = partial(checked_scores, reward)
     evaluation = PolicyEvaluation(task, scorers, checked)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
