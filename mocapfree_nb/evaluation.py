@@ -14,6 +14,7 @@ from mocapfree_nb.evaluator import EvaluatorModel
 from mocapfree_nb.sources import features_in_batches
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import UserError
+from mocapfree_nb.measures import Body
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.rewards import RetrievalReward
@@ -21,7 +22,7 @@ from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
 from mocapfree_nb.synthetic.actions import ACTIONS
 from mocapfree_nb.tasks import EvaluationPrompts, Task
 from mocapfree_nb.text import default_text_encoder
-from mocapfree_nb.validity import body_validity
+from mocapfree_nb.validity import body_validity, rigid
 from mocapfree_nb.verify import CHECKS, verify
 
 __all__ = [
@@ -69,14 +70,19 @@ class Scorers:
     reward: RetrievalReward
     checks: Checks = field(default_factory=dict)
     read: Callable | None = None  # the text encoder that the evaluator reads (default: the kit's own)
+    rigid: bool = False  # do networks and checks see every motion on rigid bones? (published ones do not)
+
+    def see(self, motion: Tensor, lengths: Tensor) -> Tensor:
+        """The raw motion (batch, frames, features) that networks and checks look at."""
+        return rigid(motion, lengths) if self.rigid else motion
 
     @torch.inference_mode()
     def embed(self, clips: Sequence[Clip]) -> Tensor:
         """Evaluator embeddings of real clips, (clips, width)."""
         device, rows = next(self.evaluator.parameters()).device, []
         for first in range(0, len(clips), 256):  # a published corpus at once would not fit
-            motion, lengths = _pad(clips[first : first + 256])
-            rows.append(self.evaluator.encode_motion(motion.to(device), lengths.to(device)))
+            motion, lengths = (part.to(device) for part in _pad(clips[first : first + 256]))
+            rows.append(self.evaluator.encode_motion(self.see(motion, lengths), lengths))
         return torch.cat(rows)
 
 
@@ -132,12 +138,16 @@ def score_motions(
     with torch.inference_mode():
         read = scorers.read or default_text_encoder()
         text = scorers.evaluator.encode_text(read(evaluation_prompts.prompts).to(device)).repeat(repeats, 1)
-        embedding = scorers.evaluator.encode_motion(motion, lengths)
-        score = scorers.reward(motion, lengths, prompts)
+        seen = scorers.see(motion, lengths)
+        embedding = scorers.evaluator.encode_motion(seen, lengths)
+        score = scorers.reward(seen, lengths, prompts)
         rewarded = reward(motion, lengths, prompts) if reward else score
         joints = features_to_joints(motion, skeleton)
     generator = torch.Generator().manual_seed(seed)
-    verified = check_motion(joints.cpu(), lengths.cpu(), evaluation_prompts.labels * repeats, scorers.checks)
+    looked_at = features_to_joints(seen, skeleton) if scorers.rigid else joints
+    verified = check_motion(looked_at.cpu(), lengths.cpu(), evaluation_prompts.labels * repeats, scorers.checks)
+    if scorers.rigid and skeleton is HUMANML3D:  # on rigid bones every body is whole: what was generated says whether it is
+        verified = verified.where(Body(joints, lengths).valid.cpu() | verified.isnan(), 0)
     rows = min(32, len(embedding), len(distractors) + 1 if distractors is not None else 32)  # of a batch of R-precision
     one, other = torch.combinations(torch.arange(repeats)).T  # of so few, every pair, and none with itself
     groups = embedding.view(repeats, -1, embedding.shape[1])

@@ -35,6 +35,7 @@ from .rewards import RetrievalReward, mirror_consistent
 from .runs import content_settings, keep_settings, prepare_folder
 from .selection import HeldOutSelector, fit_scorer
 from .tasks import LEFT_OUT, LEFT_OUT_ACTIONS, Task, draw_evaluation_prompts, make_task, without_others
+from .validity import on_rigid_bones
 from .vocabulary import warn_of_lengths, warn_of_words
 
 BUILT_IN = "the built-in generator"  # what a corpus of it calls its source
@@ -300,7 +301,7 @@ def adapt(
         corpus = without_others(load_corpus(), target) if target and Path(model).parent == WEIGHTS else load_corpus()
     task = make_task(corpus, target, source, prompts, leave_out_words, evaluation_prompts)
     scorers = load_scorers(retrieval, evaluator, checks, device)
-    reward = _choose_reward(reward, scorers, task, contrastive, mirrored)
+    own, reward = reward, _choose_reward(reward, scorers, task, contrastive, mirrored)
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     policy = load_policy(model, **sampling)
     check_fit(policy, scorers, corpus)
@@ -308,7 +309,8 @@ def adapt(
     warn_of_words(prompts or (), model)
     warn_of_lengths(policy, cat([task.retained.lengths, task.target.lengths, task.original.lengths]))
     checked = partial(checked_scores, reward)
-    evaluation = PolicyEvaluation(task, scorers, checked)
+    wholly = on_rigid_bones(checked) if scorers.rigid and own is None else checked
+    evaluation = PolicyEvaluation(task, scorers, wholly)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "reward": _name(reward)}
     settings |= {"algorithm": algorithm_name(config)}
@@ -326,11 +328,12 @@ def adapt(
     notify(callbacks, "on_start", settings)
     with count_calls(policy.denoiser) as calls:
         after = _keep_last(policy, base, config, folder, seen, callbacks)
-        log = learn_task(policy, checked, task, config, selector, folder, after, progress)
+        follow = checked if isinstance(config, LearnConfig) else wholly  # what exploration proposes is on rigid bones
+        log = learn_task(policy, follow, task, config, selector, folder, after, progress)
     rows["after"] = evaluation(policy)
     made = int(parallel.total(tensor(calls.made, device=policy.device)))
     cost = round(made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took
-    rows["best_of_n"] = _sample_instead(base, evaluation, checked, cost)
+    rows["best_of_n"] = _sample_instead(base, evaluation, wholly, cost)
     floors = {part: evaluation.fid_floor(part, corpus.source == BUILT_IN) for part in ("target", "original")}
     for part, floor in floors.items():
         for row in rows.values():

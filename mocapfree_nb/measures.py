@@ -7,10 +7,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mocapfree_nb.skeleton import HUMANML3D
+
 __all__ = ["FPS", "LEFT", "RIGHT", "Body", "heading", "inner_angle"]
 
 FPS = 20.0
 LEFT, RIGHT = 0, 1
+_LIMB_BONES = [4, 5, 7, 8, 18, 19, 20, 21]  # end joints of thighs, shins, upper arms and forearms
+_LIMB_PARENTS = [HUMANML3D.parents[joint] for joint in _LIMB_BONES]
+_LIMB_LENGTHS = [float((HUMANML3D.offsets[joint] ** 2).sum() ** 0.5) for joint in _LIMB_BONES]
 
 
 def heading(left: Tensor, window: int = 7) -> Tensor:
@@ -51,6 +56,23 @@ class Body:
         toes = self.joints[:, :, 10:12, 1].masked_fill(~self.real[..., None], torch.inf).flatten(1)
         floor = toes.sort(1).values.gather(1, (0.16 * lengths[:, None]).long())
         self.joints[..., 1] -= floor[..., None]
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """Are thighs, shins, upper arms and forearms in proportion? (B,)
+
+        Each one's mean length, by that of the skeleton, within a third of the median of the eight, so that small and tall
+        bodies pass and one with a shrunken arm does not.
+        """
+        size = (self.joints[:, :, _LIMB_BONES] - self.joints[:, :, _LIMB_PARENTS]).norm(dim=-1)
+        size = (size * self.real[..., None]).sum(1) / self.real.sum(1)[:, None] / size.new_tensor(_LIMB_LENGTHS)
+        middle = size.median(1, keepdim=True).values
+        return ((size < middle * 4 / 3) & (size > middle * 3 / 4)).all(1)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        "Is it a body at all: finite numbers, limbs in proportion? (B,)"
+        return self.finite & self.whole
 
     def at(self, joint: int, side: int = 0) -> Tensor:
         "Positions (B, T, 3) of a joint; `side` 1 gives its right twin."

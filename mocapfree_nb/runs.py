@@ -71,6 +71,7 @@ def content_settings(policy: DiffusionPolicy, scorers: Scorers, task: Task) -> d
         "model_hash": network_hash(policy.denoiser),
         "retrieval_hash": network_hash(scorers.reward.model),
         "evaluator_hash": network_hash(scorers.evaluator),
+        "rigid_bones": scorers.rigid,
         "corpus_hash": corpus_hash([*task.target_clips, *task.original_clips]),
         "version": mocapfree_nb.__version__,
     }

@@ -39,15 +39,17 @@ def rigid_joints(joints: Tensor, skeleton: Skeleton = HUMANML3D) -> Tensor:
 def rebuild(joints: Tensor, lengths: Tensor, skeleton: Skeleton = HUMANML3D) -> Tensor:
     """All features (B, T, F) of joints (B, T, J, 3) with lengths (B,), at least 2; rows past the lengths are zero.
 
-    The last row's velocities repeat those of the row before. Heading signs are continuous.
+    The last row's velocities repeat those of the row before. Heading signs are continuous. Differentiable.
     """
     lengths = torch.as_tensor(lengths, device=joints.device)
     rows = torch.arange(len(joints), device=joints.device)
     lowest = joints[..., 1].amin(-1).masked_fill(~length_mask(lengths, joints.shape[1]), torch.inf).amin(1)
     following = 2 * joints[rows, lengths - 1] - joints[rows, lengths - 2]
-    following[..., 1] += (lowest - following[..., 1].amin(-1)).clamp_min(0)[:, None]  # the floor stays where it was
+    rise = (lowest - following[..., 1].amin(-1)).clamp_min(0)  # the floor stays where it was
+    following = following + rise[:, None, None] * following.new_tensor([0.0, 1.0, 0.0])
     joints = torch.cat([joints, joints[:, -1:]], dim=1)
-    joints[rows, lengths] = following
+    last = torch.arange(joints.shape[1], device=joints.device) == lengths[:, None]
+    joints = torch.where(last[..., None, None], following[:, None], joints)
     return joints_to_features(joints, skeleton, sign_continuity=True, lengths=lengths + 1)
 
 # %% ../nbs/1_motion/04_validity.ipynb #1fb71abb

@@ -328,7 +328,7 @@ def _batch(joints: Tensor | np.ndarray, lengths: Tensor | None) -> tuple[Tensor,
 def _check(rule: Callable[[Body], Tensor]) -> Callable[..., Tensor]:
     def check(joints: Tensor | np.ndarray, lengths: Tensor | None = None) -> Tensor:
         body = Body(*_batch(joints, lengths))
-        return rule(body) & body.finite
+        return rule(body) & body.valid
 
     return check
 
@@ -342,8 +342,8 @@ def verify(joints: Tensor | np.ndarray, action: str | Callable, lengths: Tensor 
     joints: (B, T, 22, 3) or (T, 22, 3), metres, y up, 20 frames a second; frames past `lengths` are ignored.
     action: a label of `CHECKS`; labels joined by '+', which must all hold; or a check of your
     own, called with the real frames of each clip as an array (T, 22, 3), answering yes or no.
-    A motion with a coordinate that is not a number does nothing. Raises `UserError` for an unknown label,
-    `ValueError` for wrong shapes.
+    A motion with a coordinate that is not a number does nothing, nor does one whose arms or legs are out of proportion by a
+    third (`measures.Body.whole`): it is no body. Raises `UserError` for an unknown label, `ValueError` for wrong shapes.
     """
     joints, lengths = _batch(joints, lengths)
     if callable(action):
@@ -355,7 +355,7 @@ def verify(joints: Tensor | np.ndarray, action: str | Callable, lengths: Tensor 
         if name not in _RULES:
             raise UserError(f"no check for {name!r}; known are {', '.join(_RULES)}, and labels joined by '+'")
     body = Body(joints, lengths)
-    return torch.stack([_RULES[name](body) for name in names]).all(0) & body.finite
+    return torch.stack([_RULES[name](body) for name in names]).all(0) & body.valid
 
 # %% ../nbs/1_motion/03_checks.ipynb #59fb4423
 def confusion(
@@ -366,6 +366,6 @@ def confusion(
     table = {}
     for name in {label: None for labels in actions for label in labels}:
         mine = torch.tensor([name in labels for labels in actions], device=body.joints.device)
-        says = _RULES[name](body) & body.finite
+        says = _RULES[name](body) & body.valid
         table[name] = (says[mine].float().mean().item(), (~says[~mine]).float().mean().item())
     return dict(sorted(table.items()))

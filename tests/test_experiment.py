@@ -38,6 +38,7 @@ from mocapfree_nb.output import comparison
 from mocapfree_nb.procedural import captions_for
 from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.skeleton import KIT_ML
+from mocapfree_nb.validity import body_validity
 
 TARGET = tasks.LEFT_OUT
 CORPUS = load_corpus("procedural", num_clips=500)
@@ -457,6 +458,7 @@ def test_a_score_mirror_consistent_is_what_the_unet_and_latent_recipes_follow(ba
         return plain(policy, reward, *rest)
 
     monkeypatch.setattr(experiment, "learn_task", learn_task)
+    monkeypatch.setattr(experiment, "on_rigid_bones", lambda reward: reward)
     given = {name: shipped.shipped_recipe(name, 3, "ddpo") for name in shipped.ARCHITECTURES}
     assert [recipe["mirrored"] for recipe in given.values()] == [False, True, True]
     assert all(recipe["config"].seed == 3 and recipe["model"].is_dir() for recipe in given.values())
@@ -469,6 +471,24 @@ def test_a_score_mirror_consistent_is_what_the_unet_and_latent_recipes_follow(ba
         ).values
         assert values["config"]["mirrored"] is mirrored and len(looked) == mirrored
     assert followed[1] is looked[0]
+
+
+def test_only_networks_of_ours_see_motion_on_rigid_bones_and_a_reward_of_ones_own_sees_it_bare(base, monkeypatch):
+    """By default samples are scored as whole bodies; a reward of one's own gets what was generated."""
+    scored = []
+
+    def bones(motion, lengths, prompts):
+        scored.append(body_validity(features_to_joints(motion), lengths)["bone_deviation"].max().item())
+        return motion[:, 0, 3]
+
+    given = {"target": TARGET, "corpus": CORPUS, "model": base, "full_model": None, "steps": 3, "evaluation_prompts": 4}
+    given |= {"config": dataclasses.replace(QUICK, iterations=1), "progress": False}
+    experiment.adapt(**given, reward=bones)
+    assert min(scored) > 0.05  # a network that learnt nothing makes no body
+    monkeypatch.setattr(experiment, "_choose_reward", lambda *_: bones)
+    scored.clear()
+    experiment.adapt(**given)
+    assert max(scored) < 0.01
 
 
 @pytest.fixture(scope="module")

@@ -132,8 +132,11 @@ def test_checks_of_the_page_are_those_of_python(shared):
     labels = ["raise-both-arms", "kick-left", "kick-right", "bow", "kneel", "squat", "jump", "jump-forward"]
     clips = generate_clips(3 * len(labels) + 8, seed=5, actions=labels + ["pick-up", "sit"])
     page = shared
-    for joints, length in zip(clips.joints, clips.lengths, strict=True):
-        joints = joints[:length]
+    for i, (joints, length) in enumerate(zip(clips.joints, clips.lengths, strict=True)):
+        joints = joints[:length].copy()
+        if i % 3 == 2:  # forearms out of proportion or just not: that is no body, whatever it does
+            share = (0.6, 0.72, 0.8, 1.3, 1.4)[i // 3 % 5]
+            joints[:, [20, 21]] = joints[:, [18, 19]] + share * (joints[:, [20, 21]] - joints[:, [18, 19]])
         found = page.evaluate("([joints, labels]) => labels.map(label => playground.check(joints, label))",
                               [joints.flatten().tolist(), labels])
         assert found == [bool(verify(joints, label)) for label in labels]

@@ -130,14 +130,39 @@ def test_one_clip_without_a_batch_and_checks_by_name():
 def test_thresholds_of_raise_both_arms():
     """A standing body, wrists put by hand: 12 cm over the head passes, 8 cm does not, nor does one arm."""
     stand = generate_clips(1, seed=1, actions=["stand"], min_frames=40, max_frames=40).joints[0]
-    head = stand[:, 15, 1]
     for left, right, expected in ((0.12, 0.12, True), (0.08, 0.12, False), (0.12, -0.3, False)):
-        pose = stand.copy()
-        pose[:, 20, 1], pose[:, 21, 1] = head + left, head + right
-        assert verify(pose, "raise-both-arms").item() is expected
+        assert verify(hands_at(stand, (left, right)), "raise-both-arms").item() is expected
     brief = stand.copy()
-    brief[10:13, [20, 21], 1] += 1.2
+    brief[10:13] = hands_at(stand, (0.12, 0.12))[10:13]
     assert not verify(brief, "raise-both-arms").item()
+
+
+def hands_at(joints, over_head):
+    """The body with each wrist above or below its shoulder, so high over the head joint; elbows bent outward, bones rigid."""
+    pose = joints.copy()
+    for side, height in enumerate(over_head):
+        shoulder, wrist = joints[:, 16 + side], joints[:, 16 + side].copy()
+        wrist[:, 1] = joints[:, 15, 1] + height
+        upper, fore = (np.linalg.norm(HUMANML3D.offsets[joint + side]) for joint in (18, 20))
+        way = (wrist - shoulder)[:, 1]
+        along = (upper**2 - fore**2 + way**2) / (2 * np.abs(way)) * np.sign(way)
+        outward = (joints[:, 16] - joints[:, 17]) * (1 if side == 0 else -1)
+        outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
+        pose[:, 18 + side] = shoulder + along[:, None] * np.array([0, 1, 0]) + np.sqrt(upper**2 - along**2)[:, None] * outward
+        pose[:, 20 + side] = wrist
+    return pose
+
+
+def test_a_body_whose_arms_shrink_is_none():
+    """Rigid arms pass; forearms at .7 of their length do not, though the hands be as high; a child's body does."""
+    stand = generate_clips(1, seed=1, actions=["stand"], min_frames=40, max_frames=40).joints[0]
+    pose = hands_at(stand, (0.2, 0.2))
+    assert verify(pose, "raise-both-arms").item()
+    short = pose.copy()
+    short[:, [18, 19]] = pose[:, [20, 21]] + 0.7 * (pose[:, [18, 19]] - pose[:, [20, 21]])  # elbows nearer to the wrists
+    assert not verify(short, "raise-both-arms").item()
+    assert verify(0.9 * stand, "stand").item() and verify(1.2 * pose, "raise-both-arms").item()
+    assert not verify(short, "stand+raise-both-arms").item()
 
 
 def test_a_gliding_statue_does_not_walk():

@@ -5,6 +5,12 @@ const mean3 = (values) => (values[0] + values[1] + values[2]) / 3;
 const most = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 const least = (values) => values.reduce((a, b) => Math.min(a, b), Infinity);
 
+// End joints of thighs, shins, upper arms and forearms, their parents, and the length in metres of the body's own skeleton.
+const LIMBS = [
+  [4, 1, 0.3936], [5, 2, 0.3902], [7, 4, 0.4324], [8, 5, 0.4256],
+  [18, 16, 0.2568], [19, 17, 0.2631], [20, 18, 0.266], [21, 19, 0.2699],
+];
+
 class Body {
   constructor(joints, frames) { // (frames, 22, 3) of one motion
     this.frames = frames;
@@ -56,6 +62,14 @@ class Body {
     return this.each((t) => Math.min(this.place(t, 7)[1], this.place(t, 8)[1]) > 0.11
       && Math.min(this.place(t, 10)[1], this.place(t, 11)[1]) > 0.05);
   }
+  whole() { // the limbs in proportion: each within a third of the median of the eight
+    const sizes = LIMBS.map(([end, parent, length]) => {
+      const long = this.each((t) => Math.hypot(...this.place(t, end).map((x, i) => x - this.place(t, parent)[i])));
+      return long.reduce((a, b) => a + b) / this.frames / length;
+    });
+    const middle = [...sizes].sort((a, b) => a - b)[3];
+    return sizes.every((size) => size < (middle * 4) / 3 && size > (middle * 3) / 4);
+  }
   low() { return least(this.heights(0)) / mean3(this.heights(0)); }
 }
 
@@ -89,4 +103,4 @@ const CHECKS = {
 };
 
 // true or false, or null where this page has no check for the label.
-function checkMotion(body, label) { return label in CHECKS ? CHECKS[label](body) : null; }
+function checkMotion(body, label) { return label in CHECKS ? CHECKS[label](body) && body.whole() : null; }

@@ -116,6 +116,8 @@ def load_scorers(
 ) -> Scorers:
     """The saved retrieval network and evaluator, ready to score: ours, or TMR and the Guo evaluator (lesson 33).
 
+    Networks of ours see every motion on rigid bones, so that shrinking a bone gains nothing (lesson 04); published ones see it
+    as it was generated, or their numbers would not be those of the literature.
     `text_encoder` is the folder of the one that TMR reads, if it is not in transformers' own store.
     """
     network = _load(retrieval, RETRIEVALS, device)
@@ -126,7 +128,8 @@ def load_scorers(
         from mocapfree_nb.published.protocol import find_words
 
         read = find_words([evaluator])
-    return Scorers(network_of_metrics, reward, checks or {}, read)
+    published = any(type(part).__module__.startswith("mocapfree_nb.published") for part in (network, network_of_metrics))
+    return Scorers(network_of_metrics, reward, checks or {}, read, rigid=not published)
 
 
 def check_fit(policy: DiffusionPolicy, scorers: Scorers, corpus: Corpus | None = None) -> None:
