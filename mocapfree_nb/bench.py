@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,15 +24,16 @@ from mocapfree_nb.models.registry import load_denoiser, load_policy
 from mocapfree_nb.output.ik import fit_pose
 from mocapfree_nb.output.takes import ENDINGS, export_motion
 from mocapfree_nb.features import joints_to_features
-from mocapfree_nb.files import UserError
+from mocapfree_nb.files import WEIGHTS, UserError
 from mocapfree_nb.models.latent import LatentDenoiser
+from mocapfree_nb.models.mdm import MDM
 from mocapfree_nb.metrics import multimodality
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.published.protocol import measure, summarise
 from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.rewards import RetrievalReward
-from mocapfree_nb.text import default_text_encoder
+from mocapfree_nb.text import TextEmbedding, default_text_encoder
 
 
 def seconds(*jobs: Callable[[], object], repeats: int = 5) -> list[float]:
@@ -160,6 +162,46 @@ def architectures(batch: int = 16, frames: int = 120) -> str:
     )
 
 
+def gpu() -> str:
+    """Rollout and iteration of DDPO on the GPU: the shipped transformer, and MDM's size at 196 frames; float32 and bfloat16."""
+    if not torch.cuda.is_available():
+        return "gpu: torch sees none here"
+
+    def clock(job: Callable[[], object]) -> float:
+        def wait() -> None:
+            job()
+            torch.cuda.synchronize()
+
+        return seconds(wait, repeats=3)[0]
+
+    prompts = ["a person walks", "a person waves with the left hand"]
+    text = TextEmbedding(torch.randn(1, 1, 512), torch.ones(1, 1, dtype=torch.bool), torch.randn(1, 512))
+
+    def read(captions: list[str]) -> TextEmbedding:
+        return text[[0] * len(captions)]
+
+    read.width = 512
+    shipped = partial(load_policy, WEIGHTS / "denoiser", device="cuda")
+    makers = {"shipped transformer, 48 frames": (shipped, 48, (64, 512))}
+    makers["MDM's size, 196 frames"] = (lambda: DiffusionPolicy(MDM().cuda(), read, steps=10), 196, (64, 256))
+    lines = [torch.cuda.get_device_name()]
+    for name, (make, frames, sizes) in makers.items():
+        for count, half in product(sizes, (False, True)):
+            asked, policy = (prompts * (count // 2), [frames] * count), make()
+            rolled = clock(partial(policy.rollout, *asked, torch.Generator().manual_seed(0)))
+            settings = {"iterations": 9, "prompts_per_iteration": count // 4, "motions_per_prompt": 4, "bfloat16": half}
+            settings |= {"distillation_weight": 0.0, "advantage": "group", "micro_batch": min(count, 256)}
+            torch.cuda.reset_peak_memory_stats()
+            lengths = torch.tensor([frames])
+            trainer = DDPOTrainer(make(), lambda motion, *_: motion[:, :, 3].mean(1), prompts, lengths, DDPOConfig(**settings))
+            taken, peak = clock(trainer.iterate), torch.cuda.max_memory_allocated() / 2**30
+            lines.append(
+                f"{name}, {count} at a time{', bfloat16' if half else ''}: rollout {count / rolled:.0f} motions/s, iteration of "
+                f"DDPO {count / taken:.0f} motions/s, peak {peak:.2f} GiB"
+            )
+    return "\n".join(lines)
+
+
 def published_metrics(rows: int = 4646, width: int = 512, replications: int = 20) -> str:
     """All numbers of the published protocol on ready embeddings, as many as HumanML3D's test list gives."""
     draw = torch.Generator().manual_seed(0)
@@ -263,11 +305,11 @@ QUICK = {
     function.__name__: function
     for function in (reward_path, features, guidance, rollout, architectures, published_metrics, inverse, files)
 }
-LARGE = {"dataset": dataset}
+LARGE = {"dataset": dataset, "gpu": gpu}
 
 
 def main(names: list[str] | None = None) -> None:
-    """Run the benchmarks named (default: all but those that need much room) and print a line for each."""
+    """Run the benchmarks named (default: all but those that need much room, or a GPU) and print a line for each."""
     known = QUICK | LARGE
     if unknown := [name for name in names or () if name not in known]:
         raise UserError(f"no benchmark {unknown[0]!r}; there are {', '.join(known)}")

@@ -194,11 +194,12 @@ def compare(
 
 @app.command()
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="Which: reward_path, features, guidance, rollout, dataset.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which: reward_path, features, rollout, dataset, gpu ...")] = None,
 ) -> None:
     """Measure this machine: reward path batched against one by one, features, guidance in one forward.
 
     `mocapfree bench dataset` writes a folder the size of HumanML3D (5 GB, removed again) and opens it twice.
+    `mocapfree bench gpu` measures rollouts and iterations of DDPO on the GPU.
     """
     from mocapfree_nb.bench import main as run
 
