@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import parallel
+from .calls import count_calls
 from .lora import add_lora, merge_lora
 from .exploration import Exploration, ExploreConfig, Known, explore, explored_kinds, unserved
 from .features import length_mask
@@ -198,6 +199,7 @@ class Round:
     selection: dict[str, float]  # what the selector said; empty without one
     seconds: tuple[float, float, float]  # of searching, learning and selecting
     unserved: list[str]  # prompts that no combination serves, a line each
+    network_calls: int  # motions denoised by one step since the round before (see `calls`), of the first since the start
 
     def record(self) -> dict:
         """The round as numbers and words for a log."""
@@ -215,6 +217,7 @@ class Round:
             "selection": self.selection,
             "seconds": {"search": search, "learn": learning, "select": looking},
             "unserved": self.unserved,
+            "network_calls": self.network_calls,
         }
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #b40a31d6
@@ -244,6 +247,8 @@ def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kep
     try:
         fits = [p.shape for p in state["parameters"]] == shapes and [p.shape for p in state["kept"]] in ([], shapes)
         log = json.loads(state["log"])
+        fits = fits and [record["iteration"] for record in log] == [*range(1, len(log) + 1)]
+        fits = fits and all(record["network_calls"] > 0 and record["improved"] in (True, False) for record in log)
         generator.set_state(state["generator"].cpu())
     except (KeyError, AttributeError, TypeError, ValueError, RuntimeError):
         fits = False
@@ -302,39 +307,43 @@ def explore_and_learn(
     generator = torch.Generator().manual_seed(config.seed)
     policy.denoiser.eval()
     policy = policy.with_bfloat16(True) if config.bfloat16 else policy
-    base = base_predictions(policy, retained, generator)
-    parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
-    kept, log, speaks = Kept(), [], parallel.is_main()
+    with count_calls(policy.denoiser) as calls:
+        base = base_predictions(policy, retained, generator)
+        parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
+        kept, log, speaks = Kept(), [], parallel.is_main()
 
-    def selected():
-        return parallel.from_main(lambda: selector(policy)) if selector else {}
+        def selected():
+            return parallel.from_main(lambda: selector(policy)) if selector else {}
 
-    try:
-        log = _resume(folder, parameters, kept, generator)
-        if not log:
-            kept.offer(selected(), parameters)
-        total, done = config.rounds * config.steps, len(log) * config.steps
-        with tqdm(total=total, initial=done, desc="explore", disable=not (progress and speaks)) as bar:
-            while len(log) < config.rounds and (not log or log[-1]["improved"]):
-                clock = [time.perf_counter()]
-                found = _explore_together(policy, reward, prompts, known, search, generator=generator)
-                clock.append(time.perf_counter())
-                losses = learn(policy, found, base, parameters, config, generator, lambda *_: bar.update())
-                clock.append(time.perf_counter())
-                scored = selected()
-                improved = kept.offer(scored, parameters) or not scored
-                clock.append(time.perf_counter())
-                seconds = tuple(b - a for a, b in zip(clock, clock[1:], strict=False))
-                finished = Round(len(log) + 1, found, losses, scored, seconds, unserved(found))
-                log.append(finished.record() | {"improved": improved})
-                bar.set_postfix(round=len(log), **{k: f"{v:.3f}" for k, v in scored.items()})
-                _save(folder, parameters, kept, generator, log)
-                if on_round and speaks:
-                    on_round(finished)
-        if kept.parameters:
-            with torch.no_grad():
-                torch._foreach_copy_(parameters, kept.parameters)
-    finally:
-        merge_lora(policy.denoiser)
-        policy.denoiser.requires_grad_(False)
+        try:
+            log = _resume(folder, parameters, kept, generator)
+            if log:
+                calls.take(policy.device)  # the records that are there count how a run begins already
+            else:
+                kept.offer(selected(), parameters)
+            total, done = config.rounds * config.steps, len(log) * config.steps
+            with tqdm(total=total, initial=done, desc="explore", disable=not (progress and speaks)) as bar:
+                while len(log) < config.rounds and (not log or log[-1]["improved"]):
+                    clock = [time.perf_counter()]
+                    found = _explore_together(policy, reward, prompts, known, search, generator=generator)
+                    clock.append(time.perf_counter())
+                    losses = learn(policy, found, base, parameters, config, generator, lambda *_: bar.update())
+                    clock.append(time.perf_counter())
+                    scored = selected()
+                    improved = kept.offer(scored, parameters) or not scored
+                    clock.append(time.perf_counter())
+                    seconds = tuple(b - a for a, b in zip(clock, clock[1:], strict=False))
+                    cost = calls.take(policy.device)
+                    finished = Round(len(log) + 1, found, losses, scored, seconds, unserved(found), cost)
+                    log.append(finished.record() | {"improved": improved})
+                    bar.set_postfix(round=len(log), **{k: f"{v:.3f}" for k, v in scored.items()})
+                    _save(folder, parameters, kept, generator, log)
+                    if on_round and speaks:
+                        on_round(finished)
+            if kept.parameters:
+                with torch.no_grad():
+                    torch._foreach_copy_(parameters, kept.parameters)
+        finally:
+            merge_lora(policy.denoiser)
+            policy.denoiser.requires_grad_(False)
     return log

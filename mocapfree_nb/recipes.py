@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mocapfree_nb.best_of_n import count_calls
+from mocapfree_nb.calls import count_calls
 from mocapfree_nb.corpus import Corpus, load_corpus
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.run_settings import check_trainable

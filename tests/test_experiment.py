@@ -177,13 +177,15 @@ def test_one_real_clip_gives_no_fid_and_a_corpus_is_embedded_in_parts(base):
 
 
 def test_a_run_goes_on_only_with_its_own_settings(base, tmp_path):
-    quick(base, target=TARGET, folder=tmp_path)
+    whole = quick(base, target=TARGET, folder=tmp_path).values
     (tmp_path / "report.json").unlink()
     for change in ({"steps": 4}, {"guidance_scale": 1.5}, {"solver": "ddpm"}, {"model": files.WEIGHTS / "denoiser"}):
         with pytest.raises(UserError, match="other settings.*" + next(iter(change)).split("_")[0]):
             quick(base, target=TARGET, folder=tmp_path, **change)
-    quick(base, target=TARGET, folder=tmp_path)
+    again = quick(base, target=TARGET, folder=tmp_path).values  # as if it was killed when all iterations were done
     assert (tmp_path / "report.json").exists()
+    for key in ("network_calls", "target", "original", "selection", "curves"):  # best of N at the cost of the whole run too
+        assert again[key] == whole[key], key
 
 
 def test_a_report_that_could_not_be_written_whole_does_not_count_as_finished(base, tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from ..best_of_n import best_of_n, count_calls, samples_for
+from ..best_of_n import best_of_n, samples_for
+from ..calls import count_calls
 from ..corpus import load_corpus
 from ..denoiser import MotionDenoiser
 from ..evaluation import PolicyEvaluation
