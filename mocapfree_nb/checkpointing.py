@@ -142,7 +142,8 @@ def log_misfit(text: str, steps: int, per_step: Sequence[str]) -> str | None:
         rows = [record.get(name) for name in per_step] if isinstance(record, dict) else [None]
         fits = all(isinstance(row, list) and len(row) == steps for row in rows)
         fits = fits and all(value is None or _is_number(value) for row in [*rows, [record.get("distillation")]] for value in row)
-        fits = fits and record.get("iteration") == index and all(_is_number(record.get(key)) for key in ("reward", "network_calls"))
+        fits = fits and record.get("iteration") == index
+        fits = fits and all(_is_number(record.get(name)) for name in ("reward", "network_calls"))
         chosen = record.get("selection") if fits else None
         if not isinstance(chosen, dict) or not all(isinstance(value, float) for value in chosen.values()):
             return f"record {index} of the log is not as a run writes it"
