@@ -274,12 +274,8 @@ def update(
                 stats["distillation"].append(loss)
             apply_gradients(optimizer, parameters, gradients, config.gradient_clip, f"at denoising steps {chunk}")
             audit = False
-    return _by_step(stats, policy.steps)
-
-# %% ../nbs/5_rl/17_ddpo.ipynb #2014f10b
-def _by_step(stats: dict, steps: int) -> dict:
     distillation = stats.pop("distillation")
-    lists = {name: [values.get(step) for step in range(steps)] for name, values in stats.items()}
+    lists = {name: [values.get(step) for step in range(policy.steps)] for name, values in stats.items()}
     return lists | {"distillation": sum(distillation) / len(distillation) if distillation else None}
 
 # %% ../nbs/5_rl/17_ddpo.ipynb #0caf5d39
@@ -314,15 +310,14 @@ class DDPOTrainer:
         with count_calls(policy.denoiser) as self.calls:
             self.prepare()
             self.retained = self.retain(retained_prompts) if config.distillation_weight else None
-        self._free = {name for name, p in policy.denoiser.named_parameters() if p.requires_grad}
-        self.parameters = parameters_to_train(policy.denoiser.network, config)
+            self._free = {name for name, p in policy.denoiser.named_parameters() if p.requires_grad}
+            self.parameters = parameters_to_train(policy.denoiser.network, config)
+            self.best_score, self.best = self.select()["score"] if selector else -math.inf, None
         self.optimizer = torch.optim.AdamW(
             self.parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self.tracker = PromptTracker(max(16, config.motions_per_prompt))
         self.log, self.finished = [], False
-        with count_calls(policy.denoiser, self.calls):
-            self.best_score, self.best = self.select()["score"] if selector else -math.inf, None
         load_checkpoint(self)
         if self.log:
             self.calls.take(policy.device)  # the records that are there count how a run begins already

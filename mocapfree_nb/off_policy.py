@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from . import parallel
 from .calls import count_calls
+from .checkpointing import write_checkpoint
 from .lora import add_lora, merge_lora
 from .exploration import Exploration, ExploreConfig, Known, explore, explored_kinds, unserved
 from .features import length_mask
-from .files import UserError, write_atomically
-from .reading import save_state
+from .files import UserError
 from .policy import DiffusionPolicy
 from .setting_checks import check_settings
 from .reading import load_state
@@ -137,7 +137,8 @@ def learn(
     """Off-policy DDPO on what was found, self-distillation on what must stay; the two losses of every step.
 
     `parameters` are trained in place; the learning rate falls to zero along a cosine. Of several processes each takes its
-    share of every batch, and the gradient is everyone's; all must hold the same `generator`.
+    share of every batch, and the gradient is everyone's; all must hold the same `generator`. Raises `UserError` if a gradient
+    is not finite.
     """
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     device, losses = policy.device, []
@@ -163,7 +164,8 @@ def learn(
         (towards + config.distillation * stays).backward()
         shared = torch.stack([towards, stays]).detach()
         parallel.average_([shared, *(p.grad for p in parameters if p.grad is not None)])
-        nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        if not math.isfinite(norm := float(nn.utils.clip_grad_norm_(parameters, config.gradient_clip))):
+            raise UserError(f"the gradient is {norm} in step {step + 1} of learning: choose a smaller learning_rate")
         optimizer.step()
         losses.append(tuple(shared.tolist()))
         if on_step:
@@ -230,11 +232,8 @@ def _save(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept,
         "kept": kept.parameters,
         "score": kept.score if kept.parameters else 0.0,
         "generator": generator.get_state(),
-        "log": json.dumps(log),
     }
-    save_state(Path(folder) / "checkpoints" / "last.pt", state)
-    with write_atomically(Path(folder) / "log.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in log), encoding="utf-8")
+    write_checkpoint(Path(folder), state, log)
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #3eb362f9
 def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept, generator: torch.Generator) -> list[dict]:

@@ -474,6 +474,12 @@ def test_settings_that_cannot_be_meant_are_refused():
             LearnConfig(**wrong)
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(policy):
+    wild = {"config": replace(QUICK["config"], steps=4, learning_rate=1e30), "progress": False}
+    with pytest.raises(UserError, match="the gradient is (nan|inf) in step [234] of learning: choose a smaller learning_rate"):
+        explore_and_learn(policy, lower_wrist, ["up", "both up"], SHORT, SHORT, search=LITTLE, **wild)
+
+
 def test_the_same_seed_gives_the_same_run(policy):
     state = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
     results = []
