@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -434,6 +436,13 @@ def test_prompts_files_may_come_from_windows(tmp_path):
     path.write_text("\n")
     with pytest.raises(UserError, match="no prompts"):
         common.read_prompts(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        common.read_prompts(path)
+    os.mkfifo(tmp_path / "pipe")  # nobody writes into it: to read it is to wait for ever
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(UserError, match=path.name):
+            common.read_prompts(path)
 
 
 def test_a_corpus_without_held_out_captions_is_named():
