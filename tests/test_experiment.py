@@ -143,7 +143,7 @@ def test_cross_dataset_trains_on_the_new_corpus_and_keeps_the_old(base):
     assert all("wav" in prompt or "left" in prompt for prompt in report.values["prompts"]["training"])
 
 
-def test_a_checker_of_ones_own_judges_an_unknown_label():
+def test_a_check_of_ones_own_is_for_an_unknown_label():
     clips = [Clip(f"c{i}", clip.features, clip.captions, ("sway",), clip.split) for i, clip in enumerate(CORPUS)]
     joints, lengths = torch.zeros(3, 20, 22, 3), torch.tensor([20, 20, 20])
     joints[1, :, :, 1] = 1.0

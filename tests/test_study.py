@@ -405,11 +405,11 @@ def test_lapses_pull_towards_one_half_as_they_must(made):
 def test_raters_who_differ_widen_the_interval_and_sides_are_heard(tmp_path, made):
     _, key = made
 
-    def examine(**options):
+    def analysed(**options):
         said = simulate_answers(key, strengths(zebra=0.5, okapi=0, impala=0), raters=40, seed=5, **options)
         return analyse(write_answers(tmp_path, said), key, draws=200)
 
-    alike, apart, leaning = examine(), examine(spread=1.5), examine(left=1.0)
+    alike, apart, leaning = analysed(), analysed(spread=1.5), analysed(left=1.0)
     assert max(row["design_effect"] for row in alike["preferences"]) < 1.6
     assert min(row["design_effect"] for row in apart["preferences"]) > 1.6
     assert apart["preferences"][0]["raters_for_60"] > alike["preferences"][0]["raters_for_60"]

@@ -52,9 +52,9 @@ def analyse(
     mocapfree study analyse answers/*.json --key study-key.json
     """
     from mocapfree_nb.reading import read_json
-    from mocapfree_nb.study import analyse as examine
+    from mocapfree_nb.study import analyse as analyse_answers
     from mocapfree_nb.study_paper import save_results, study_table, study_text
 
-    results = examine(answers, read_json(key), seed=seed)
+    results = analyse_answers(answers, read_json(key), seed=seed)
     path = save_results(results, out)
     say(f"{study_text(results)}\n\n{study_table(results)}\n\nsaved {path}, and figure.pdf, figure.png, results.json beside it")
