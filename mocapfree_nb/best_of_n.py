@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mocapfree_nb.calls import calls_per_sample
 from mocapfree_nb.evaluation import make_motion
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.tasks import EvaluationPrompts
@@ -14,8 +15,7 @@ __all__ = ["samples_for", "best_of_n"]
 
 def samples_for(calls: int, policy: DiffusionPolicy, motions: int) -> int:
     """How many samples each of `motions` motions may be the best of for so many network calls; at least 1."""
-    per_sample = policy.steps * (1 if policy.guidance_scale == 1 else 2)
-    return max(1, calls // (per_sample * motions))
+    return max(1, calls // (calls_per_sample(policy) * motions))
 
 
 def best_of_n(

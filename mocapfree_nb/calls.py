@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mocapfree_nb import parallel
+from mocapfree_nb.policy import DiffusionPolicy
 
-__all__ = ["Calls", "count_calls"]
+__all__ = ["Calls", "count_calls", "calls_per_sample"]
 
 
 class Calls:
@@ -38,3 +39,8 @@ def count_calls(denoiser: nn.Module, calls: Calls | None = None) -> Iterator[Cal
         yield calls
     finally:
         hook.remove()
+
+
+def calls_per_sample(policy: DiffusionPolicy) -> int:
+    """How many network calls a motion of the policy takes: one each denoising step, two under guidance."""
+    return policy.steps * (1 if policy.guidance_scale == 1 else 2)
