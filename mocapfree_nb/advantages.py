@@ -43,7 +43,7 @@ def group_advantages(
     members = nn.functional.one_hot(group).to(rewards.dtype)  # (batch, groups)
     count = members.sum(0).unsqueeze(-1)
     given = rewards.reshape(len(rewards), -1)
-    table = given.nan_to_num(0, 0, 0)  # else one NaN would spoil, and be blamed on, every group
+    table = given.nan_to_num(0, 0, 0)  # else one NaN would reach, and be blamed on, every group
     centred = table - (members.T @ table / count)[group]
     deviation = (members.T @ centred.square() / count).sqrt()[group]
     # Rounding leaves a tiny spread in a group of equal rewards; below eps it is not a signal.

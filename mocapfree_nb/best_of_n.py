@@ -1,46 +1,21 @@
 """Best of N: what the base model reaches without learning, from as many network calls as an adaptation took."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mocapfree_nb.calls import calls_per_sample
 from mocapfree_nb.evaluation import make_motion
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.tasks import EvaluationPrompts
 
-__all__ = ["Calls", "count_calls", "samples_for", "best_of_n"]
-
-
-class Calls:
-    """How many motions a network has been asked to denoise by one step so far (both guidance branches count)."""
-
-    def __init__(self) -> None:
-        self.made = 0
-
-    def __call__(self, _: nn.Module, arguments: tuple) -> None:
-        self.made += len(arguments[0])
-
-    def __deepcopy__(self, _: dict) -> "Calls":
-        return self  # a frozen copy of the network that learning makes costs as much as the network
-
-
-@contextmanager
-def count_calls(denoiser: nn.Module) -> Iterator[Calls]:
-    """Count the calls of `denoiser` while the block runs."""
-    calls = Calls()
-    hook = denoiser.register_forward_pre_hook(calls)
-    try:
-        yield calls
-    finally:
-        hook.remove()
+__all__ = ["samples_for", "best_of_n"]
 
 
 def samples_for(calls: int, policy: DiffusionPolicy, motions: int) -> int:
     """How many samples each of `motions` motions may be the best of for so many network calls; at least 1."""
-    per_sample = policy.steps * (1 if policy.guidance_scale == 1 else 2)
-    return max(1, calls // (per_sample * motions))
+    return max(1, calls // (calls_per_sample(policy) * motions))
 
 
 def best_of_n(

@@ -4,6 +4,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,14 @@ from mocapfree_nb.run_settings import reward_probe, same_reward
 if TYPE_CHECKING:
     from mocapfree_nb.ddpo import DDPOTrainer
 
-__all__ = ["save_checkpoint", "load_checkpoint", "checkpoint_misfit", "moments_misfit", "log_misfit"]
+__all__ = ["write_checkpoint", "save_checkpoint", "load_checkpoint", "checkpoint_misfit", "moments_misfit", "log_misfit"]
+
+
+def write_checkpoint(folder: Path, state: dict, log: list[dict]) -> None:
+    """Write `state` and `log` to `folder`/checkpoints/last.pt, and the log, a line a record, to `folder`/log.jsonl."""
+    save_state(folder / "checkpoints" / "last.pt", state | {"log": json.dumps(log)})
+    with write_atomically(folder / "log.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in log), encoding="utf-8")
 
 
 def save_checkpoint(trainer: "DDPOTrainer") -> None:
@@ -31,7 +39,6 @@ def save_checkpoint(trainer: "DDPOTrainer") -> None:
     state = {
         "settings": trainer.settings,
         "reward": trainer.probe,
-        "log": json.dumps(trainer.log),
         "parameters": [p.detach() for p in trainer.parameters],
         "optimizer": trainer.optimizer.state_dict()["state"],
         "generator": trainer.generator.get_state(),
@@ -40,9 +47,7 @@ def save_checkpoint(trainer: "DDPOTrainer") -> None:
         "best_score": trainer.best_score,
         "old": trainer.old,
     }
-    save_state(trainer.folder / "checkpoints" / "last.pt", state)
-    with write_atomically(trainer.folder / "log.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in trainer.log), encoding="utf-8")
+    write_checkpoint(trainer.folder, state, trainer.log)
 
 
 def load_checkpoint(trainer: "DDPOTrainer") -> None:
@@ -142,7 +147,8 @@ def log_misfit(text: str, steps: int, per_step: Sequence[str]) -> str | None:
         rows = [record.get(name) for name in per_step] if isinstance(record, dict) else [None]
         fits = all(isinstance(row, list) and len(row) == steps for row in rows)
         fits = fits and all(value is None or _is_number(value) for row in [*rows, [record.get("distillation")]] for value in row)
-        fits = fits and record.get("iteration") == index and _is_number(record.get("reward"))
+        fits = fits and record.get("iteration") == index
+        fits = fits and all(_is_number(record.get(name)) for name in ("reward", "network_calls"))
         chosen = record.get("selection") if fits else None
         if not isinstance(chosen, dict) or not all(isinstance(value, float) for value in chosen.values()):
             return f"record {index} of the log is not as a run writes it"

@@ -22,6 +22,7 @@ from . import parallel
 from .advantages import ADVANTAGES, Experience, PromptTracker, check_group_size, collect_branches
 from .advantages import collect_trajectories, find_advantage, rollout_in_batches, timestep_weights
 from .callbacks import as_callbacks, notify
+from .calls import count_calls
 from .checkpointing import load_checkpoint, save_checkpoint
 from .distillation import apply_gradients, distillation_gradient, gradient_norm, gradient_of, step_divergence
 from .files import UserError
@@ -273,12 +274,8 @@ def update(
                 stats["distillation"].append(loss)
             apply_gradients(optimizer, parameters, gradients, config.gradient_clip, f"at denoising steps {chunk}")
             audit = False
-    return _by_step(stats, policy.steps)
-
-# %% ../nbs/5_rl/17_ddpo.ipynb #2014f10b
-def _by_step(stats: dict, steps: int) -> dict:
     distillation = stats.pop("distillation")
-    lists = {name: [values.get(step) for step in range(steps)] for name, values in stats.items()}
+    lists = {name: [values.get(step) for step in range(policy.steps)] for name, values in stats.items()}
     return lists | {"distillation": sum(distillation) / len(distillation) if distillation else None}
 
 # %% ../nbs/5_rl/17_ddpo.ipynb #0caf5d39
@@ -310,17 +307,20 @@ class DDPOTrainer:
         parallel.check_agreement(self.settings)
         policy.denoiser.eval()
         self.generator = torch.Generator().manual_seed(config.seed)  # of seeds and draws; noise is made on the device
-        self.prepare()
-        self.retained = self.retain(retained_prompts) if config.distillation_weight else None
-        self._free = {name for name, p in policy.denoiser.named_parameters() if p.requires_grad}
-        self.parameters = parameters_to_train(policy.denoiser.network, config)
+        with count_calls(policy.denoiser) as self.calls:
+            self.prepare()
+            self.retained = self.retain(retained_prompts) if config.distillation_weight else None
+            self._free = {name for name, p in policy.denoiser.named_parameters() if p.requires_grad}
+            self.parameters = parameters_to_train(policy.denoiser.network, config)
+            self.best_score, self.best = self.select()["score"] if selector else -math.inf, None
         self.optimizer = torch.optim.AdamW(
             self.parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self.tracker = PromptTracker(max(16, config.motions_per_prompt))
         self.log, self.finished = [], False
-        self.best_score, self.best = self.select()["score"] if selector else -math.inf, None
         load_checkpoint(self)
+        if self.log:
+            self.calls.take(policy.device)  # the records that are there count how a run begins already
 
     def prepare(self) -> None:
         """What `learn` needs besides: a frozen copy of the policy, the weights of the denoising steps."""
@@ -377,15 +377,16 @@ class DDPOTrainer:
             raise UserError(f"this run of {config.iterations} iterations is over: a longer one needs more in its settings")
         for group in self.optimizer.param_groups:  # a straight line to zero: late steps settle instead of wandering
             group["lr"] = config.learning_rate * max(0.0, 1 - (index - 1) / config.iterations)
-        record = {"iteration": index, **self.learn(), "selection": {}}
-        if self.selector and (index % config.select_every == 0 or index == config.iterations):
-            record["selection"] = self.select()
-            if record["selection"]["score"] > self.best_score:
-                self.best_score = record["selection"]["score"]
-                self.best = [p.detach().clone() for p in self.parameters]
-        self.log.append(record)
+        with count_calls(self.policy.denoiser, self.calls):
+            record = {"iteration": index, **self.learn(), "selection": {}}
+            if self.selector and (index % config.select_every == 0 or index == config.iterations):
+                record["selection"] = self.select()
+        if record["selection"].get("score", -math.inf) > self.best_score:
+            self.best_score = record["selection"]["score"]
+            self.best = [p.detach().clone() for p in self.parameters]
+        self.log.append(record | {"network_calls": self.calls.take(self.policy.device)})
         save_checkpoint(self)
-        return record
+        return self.log[-1]
 
     def _finish(self) -> None:
         """The best weights into the network, LoRA merged, frozen what was frozen."""

@@ -160,6 +160,7 @@ class Denoiser(NormalisedModel):
 
 # %% ../nbs/3_diffusion/10_denoiser.ipynb #6b4dc2ad
 DENOISERS: dict[str, type | str] = {  # name of the class: the class, or the module that registers it
+    "MotionDenoiser": "mocapfree_nb.denoiser",  # the first is what a folder holds that names none
     "MotionUNet": "mocapfree_nb.models.unet",
     "LatentDenoiser": "mocapfree_nb.models.latent",
     "MDM": "mocapfree_nb.models.mdm",
@@ -169,6 +170,7 @@ DENOISERS: dict[str, type | str] = {  # name of the class: the class, or the mod
 def register_denoiser(kind: type) -> type:
     """Let saved denoisers of this class be found by its name: `@register_denoiser` above the class.
 
+    A module that does so is imported before a folder is read: `mocapfree --import MODULE ...` on the command line.
     Raises `UserError` if another class has the name; in a notebook the last definition counts.
     """
     name, known = kind.__name__, DENOISERS.get(kind.__name__)

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial, reduce
 from pathlib import Path
 
-from torch import Tensor, cat, no_grad, tensor
+from torch import Tensor, cat, no_grad
 
 from . import parallel
-from .best_of_n import best_of_n, count_calls, samples_for
+from .best_of_n import best_of_n, samples_for
 from .callbacks import as_callbacks, notify
 from .corpus import Corpus, load_corpus
 from .algorithms.loop import SampleConfig
@@ -217,13 +217,12 @@ def _save_last(policy: DiffusionPolicy, base: DiffusionPolicy, folder: Path) -> 
     last.save_pretrained(folder)
 
 # %% ../nbs/6_judging/23_experiment.ipynb #2f991b2e
-def _keep_last(policy, base, config, folder: str | Path | None, seen: list, callbacks: list) -> Callable[[dict], None]:
-    """Note each record; before the chosen weights come back, keep the last ones in `folder`/model-last."""
+def _keep_last(policy, base, config, folder: str | Path | None, callbacks: list) -> Callable[[dict], None]:
+    """Pass each record on; before the chosen weights come back, keep the last ones in `folder`/model-last."""
 
     def after(record: dict) -> None:
         if folder and record["iteration"] >= getattr(config, "iterations", 0):  # exploration may stop at any round
             _save_last(policy, base, Path(folder) / "model-last")
-        seen.append(record)
         notify(callbacks, "on_iteration", record)
 
     return after
@@ -324,15 +323,13 @@ def adapt(
         rows["full_data"] = evaluation(load_policy(full_model, **sampling))
     base = policy.with_denoiser(copy.deepcopy(policy.denoiser))
     selector = _select_by(policy, task, corpus, source)
-    seen, callbacks = [], as_callbacks(on_iteration) if parallel.is_main() else []
+    callbacks = as_callbacks(on_iteration) if parallel.is_main() else []
     notify(callbacks, "on_start", settings)
-    with count_calls(policy.denoiser) as calls:
-        after = _keep_last(policy, base, config, folder, seen, callbacks)
-        follow = checked if isinstance(config, LearnConfig) else wholly  # what exploration proposes is on rigid bones
-        log = learn_task(policy, follow, task, config, selector, folder, after, progress)
+    after = _keep_last(policy, base, config, folder, callbacks)
+    follow = checked if isinstance(config, LearnConfig) else wholly  # what exploration proposes is on rigid bones
+    log = learn_task(policy, follow, task, config, selector, folder, after, progress)
     rows["after"] = evaluation(policy)
-    made = int(parallel.total(tensor(calls.made, device=policy.device)))
-    cost = round(made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took
+    cost = sum(record["network_calls"] for record in log)
     rows["best_of_n"] = _sample_instead(base, evaluation, wholly, cost)
     floors = {part: evaluation.fid_floor(part, corpus.source == BUILT_IN) for part in ("target", "original")}
     for part, floor in floors.items():

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import parallel
+from .calls import count_calls
+from .checkpointing import write_checkpoint
 from .lora import add_lora, merge_lora
 from .exploration import Exploration, ExploreConfig, Known, explore, explored_kinds, unserved
 from .features import length_mask
-from .files import UserError, write_atomically
-from .reading import save_state
+from .files import UserError
 from .policy import DiffusionPolicy
 from .setting_checks import check_settings
 from .reading import load_state
@@ -136,7 +137,8 @@ def learn(
     """Off-policy DDPO on what was found, self-distillation on what must stay; the two losses of every step.
 
     `parameters` are trained in place; the learning rate falls to zero along a cosine. Of several processes each takes its
-    share of every batch, and the gradient is everyone's; all must hold the same `generator`.
+    share of every batch, and the gradient is everyone's; all must hold the same `generator`. Raises `UserError` if a gradient
+    is not finite.
     """
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     device, losses = policy.device, []
@@ -162,7 +164,8 @@ def learn(
         (towards + config.distillation * stays).backward()
         shared = torch.stack([towards, stays]).detach()
         parallel.average_([shared, *(p.grad for p in parameters if p.grad is not None)])
-        nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        if not math.isfinite(norm := float(nn.utils.clip_grad_norm_(parameters, config.gradient_clip))):
+            raise UserError(f"the gradient is {norm} in step {step + 1} of learning: choose a smaller learning_rate")
         optimizer.step()
         losses.append(tuple(shared.tolist()))
         if on_step:
@@ -198,6 +201,7 @@ class Round:
     selection: dict[str, float]  # what the selector said; empty without one
     seconds: tuple[float, float, float]  # of searching, learning and selecting
     unserved: list[str]  # prompts that no combination serves, a line each
+    network_calls: int  # motions denoised by one step since the round before (see `calls`), of the first since the start
 
     def record(self) -> dict:
         """The round as numbers and words for a log."""
@@ -215,6 +219,7 @@ class Round:
             "selection": self.selection,
             "seconds": {"search": search, "learn": learning, "select": looking},
             "unserved": self.unserved,
+            "network_calls": self.network_calls,
         }
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #b40a31d6
@@ -227,11 +232,8 @@ def _save(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept,
         "kept": kept.parameters,
         "score": kept.score if kept.parameters else 0.0,
         "generator": generator.get_state(),
-        "log": json.dumps(log),
     }
-    save_state(Path(folder) / "checkpoints" / "last.pt", state)
-    with write_atomically(Path(folder) / "log.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in log), encoding="utf-8")
+    write_checkpoint(Path(folder), state, log)
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #3eb362f9
 def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept, generator: torch.Generator) -> list[dict]:
@@ -244,6 +246,8 @@ def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kep
     try:
         fits = [p.shape for p in state["parameters"]] == shapes and [p.shape for p in state["kept"]] in ([], shapes)
         log = json.loads(state["log"])
+        fits = fits and [record["iteration"] for record in log] == [*range(1, len(log) + 1)]
+        fits = fits and all(record["network_calls"] > 0 and record["improved"] in (True, False) for record in log)
         generator.set_state(state["generator"].cpu())
     except (KeyError, AttributeError, TypeError, ValueError, RuntimeError):
         fits = False
@@ -302,39 +306,43 @@ def explore_and_learn(
     generator = torch.Generator().manual_seed(config.seed)
     policy.denoiser.eval()
     policy = policy.with_bfloat16(True) if config.bfloat16 else policy
-    base = base_predictions(policy, retained, generator)
-    parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
-    kept, log, speaks = Kept(), [], parallel.is_main()
+    with count_calls(policy.denoiser) as calls:
+        base = base_predictions(policy, retained, generator)
+        parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
+        kept, log, speaks = Kept(), [], parallel.is_main()
 
-    def selected():
-        return parallel.from_main(lambda: selector(policy)) if selector else {}
+        def selected():
+            return parallel.from_main(lambda: selector(policy)) if selector else {}
 
-    try:
-        log = _resume(folder, parameters, kept, generator)
-        if not log:
-            kept.offer(selected(), parameters)
-        total, done = config.rounds * config.steps, len(log) * config.steps
-        with tqdm(total=total, initial=done, desc="explore", disable=not (progress and speaks)) as bar:
-            while len(log) < config.rounds and (not log or log[-1]["improved"]):
-                clock = [time.perf_counter()]
-                found = _explore_together(policy, reward, prompts, known, search, generator=generator)
-                clock.append(time.perf_counter())
-                losses = learn(policy, found, base, parameters, config, generator, lambda *_: bar.update())
-                clock.append(time.perf_counter())
-                scored = selected()
-                improved = kept.offer(scored, parameters) or not scored
-                clock.append(time.perf_counter())
-                seconds = tuple(b - a for a, b in zip(clock, clock[1:], strict=False))
-                finished = Round(len(log) + 1, found, losses, scored, seconds, unserved(found))
-                log.append(finished.record() | {"improved": improved})
-                bar.set_postfix(round=len(log), **{k: f"{v:.3f}" for k, v in scored.items()})
-                _save(folder, parameters, kept, generator, log)
-                if on_round and speaks:
-                    on_round(finished)
-        if kept.parameters:
-            with torch.no_grad():
-                torch._foreach_copy_(parameters, kept.parameters)
-    finally:
-        merge_lora(policy.denoiser)
-        policy.denoiser.requires_grad_(False)
+        try:
+            log = _resume(folder, parameters, kept, generator)
+            if log:
+                calls.take(policy.device)  # the records that are there count how a run begins already
+            else:
+                kept.offer(selected(), parameters)
+            total, done = config.rounds * config.steps, len(log) * config.steps
+            with tqdm(total=total, initial=done, desc="explore", disable=not (progress and speaks)) as bar:
+                while len(log) < config.rounds and (not log or log[-1]["improved"]):
+                    clock = [time.perf_counter()]
+                    found = _explore_together(policy, reward, prompts, known, search, generator=generator)
+                    clock.append(time.perf_counter())
+                    losses = learn(policy, found, base, parameters, config, generator, lambda *_: bar.update())
+                    clock.append(time.perf_counter())
+                    scored = selected()
+                    improved = kept.offer(scored, parameters) or not scored
+                    clock.append(time.perf_counter())
+                    seconds = tuple(b - a for a, b in zip(clock, clock[1:], strict=False))
+                    cost = calls.take(policy.device)
+                    finished = Round(len(log) + 1, found, losses, scored, seconds, unserved(found), cost)
+                    log.append(finished.record() | {"improved": improved})
+                    bar.set_postfix(round=len(log), **{k: f"{v:.3f}" for k, v in scored.items()})
+                    _save(folder, parameters, kept, generator, log)
+                    if on_round and speaks:
+                        on_round(finished)
+            if kept.parameters:
+                with torch.no_grad():
+                    torch._foreach_copy_(parameters, kept.parameters)
+        finally:
+            merge_lora(policy.denoiser)
+            policy.denoiser.requires_grad_(False)
     return log

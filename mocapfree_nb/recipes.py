@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mocapfree_nb.best_of_n import count_calls
+from mocapfree_nb.calls import calls_per_sample, count_calls
 from mocapfree_nb.corpus import Corpus, load_corpus
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.run_settings import check_trainable
@@ -284,7 +284,7 @@ def _small_iterations(plan: Plan, task: Task, policy: DiffusionPolicy, reward: R
     for prompts in (1, 3):
         trainer.config = replace(config, prompts_per_iteration=prompts)
         measured[prompts] = _measure(trainer.iterate, plan.device)
-    return measured, calls.made / (policy.steps * (1 if policy.guidance_scale == 1 else 2))
+    return measured, calls.made / calls_per_sample(policy)
 
 
 def _reckon(plan: Plan, task: Task, policy: DiffusionPolicy, reward: RetrievalReward, found: DryRun) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mocapfree_nb.corpus import Corpus, load_corpus
@@ -48,14 +48,14 @@ def _read_rows(out: str | Path) -> list[dict]:
     return rows
 
 
-def _run(change: Mapping, seed: int, iterations: int | None, corpus: Corpus, algorithm: str, **arguments) -> dict:
+def _run(change: Mapping, seed: int, iterations: int | None, corpus: Corpus, algorithm: str, say: Callable, **arguments) -> dict:
     """One adaptation with these settings: what a row keeps of it."""
     change = dict(change)
     rewards = {key: change.pop(key) for key in ("contrastive", "mirrored") if key in change}
     change |= {"rounds" if algorithm == "exploration" else "iterations": iterations} if iterations else {}
     config = find_algorithm(algorithm)(**{"seed": seed} | change)
     values = adapt(corpus=corpus, config=config, **rewards, **arguments).values
-    print(summary(values), flush=True)
+    say(summary(values))
     return {key: values[key] for key in ("target", "original", "reward", "gap_closed", "selection", "wall_clock_s")}
 
 
@@ -66,6 +66,7 @@ def sweep(
     iterations: int | None = None,
     corpus: Corpus | None = None,
     algorithm: str = "ddpo",
+    say: Callable[[str], object] = print,
     **arguments,
 ) -> list[dict]:
     """Run every variant with every seed; write one row a run to `out` (JSON) as they finish, and return all rows.
@@ -84,8 +85,8 @@ def sweep(
         for name, change in variants.items():
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
                 continue
-            print(f"{name} (seed {seed})", flush=True)
-            found = _run(change, seed, iterations, corpus, algorithm, **arguments)
+            say(f"{name} (seed {seed})")
+            found = _run(change, seed, iterations, corpus, algorithm, say=say, **arguments)
             rows.append({"variant": name, "seed": seed, "settings": dict(change)} | found)
             write_json(out, {"runs": rows})
     return rows

@@ -12,7 +12,7 @@ import hashlib
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import metadata
@@ -113,8 +113,27 @@ class TextEmbedding:
         return TextEmbedding(torch.cat(tokens), torch.cat(mask), torch.cat([part.pooled for part in parts]))
 
 # %% ../nbs/2_data/07_text.ipynb #0bcaa9c1
+def _even_batches(ids: Sequence[list[int]], fill: int = 0, most: int = 10_000, least: int = 1, rows: int = 16) -> Iterator[tuple]:
+    """Token ids, one list a caption, as batches (rows, length) of a shape that no other caption has a part in.
+
+    Yields the places of a batch's captions in `ids`, the batch (what is left of it is `fill`), and its mask. Lengths are
+    multiples of 4, from `least` to `most`.
+    """
+    buckets: dict[int, list[int]] = {}
+    for i, row in enumerate(ids):
+        buckets.setdefault(max(least, min(most, -(-len(row) // 4) * 4)), []).append(i)
+    for length, members in buckets.items():
+        for start in range(0, len(members), rows):
+            part = members[start : start + rows]
+            batch, mask = torch.full((rows, length), fill), torch.zeros(rows, length, dtype=torch.bool)
+            for row, i in enumerate(part):
+                batch[row, : len(ids[i])], mask[row, : len(ids[i])] = torch.tensor(ids[i]), True
+            yield part, batch, mask
+
+
+# %% ../nbs/2_data/07_text.ipynb #a26df667
 @torch.inference_mode()
-def _compute_states(texts: Sequence[str], max_tokens: int, rows: int = 16) -> list[np.ndarray]:
+def _compute_states(texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
     """Token states (L, 384) float16 of each caption; the same bits in any company."""
     tokenizer, model = _load_minilm()
     ids = tokenizer(list(texts), truncation=True, max_length=max_tokens + 1)["input_ids"]
@@ -122,21 +141,12 @@ def _compute_states(texts: Sequence[str], max_tokens: int, rows: int = 16) -> li
         warnings.warn(f"only {max_tokens} tokens of {long[0][:60]!r}... ({len(long)} in all) are read", stacklevel=4)
     ids = [row if len(row) <= max_tokens else row[: max_tokens - 1] + row[-1:] for row in ids]
     states: list[np.ndarray] = [None] * len(texts)
-    buckets: dict[int, list[int]] = {}
-    for i, row in enumerate(ids):
-        buckets.setdefault(-(-len(row) // 4) * 4, []).append(i)
-    for length, members in buckets.items():
-        for start in range(0, len(members), rows):
-            part = members[start : start + rows]
-            batch = torch.full((rows, length), tokenizer.pad_token_id)
-            attention = torch.zeros_like(batch)
-            for row, i in enumerate(part):
-                batch[row, : len(ids[i])] = torch.tensor(ids[i])
-                attention[row, : len(ids[i])] = 1
-            output = model(input_ids=batch, attention_mask=attention).last_hidden_state
-            for row, i in enumerate(part):
-                states[i] = output[row, : len(ids[i])].numpy().astype(np.float16)
+    for part, batch, mask in _even_batches(ids, tokenizer.pad_token_id):
+        output = model(input_ids=batch, attention_mask=mask.long()).last_hidden_state
+        for i, row in zip(part, output, strict=False):
+            states[i] = row[: len(ids[i])].numpy().astype(np.float16)
     return states
+
 
 # %% ../nbs/2_data/07_text.ipynb #2046eb97
 LONGEST_PROMPT = 10_000  # characters; the encoders read some 40 to 77 words
@@ -275,17 +285,20 @@ class PublishedTextEncoder:
         self._memory: OrderedDict[str, TextEmbedding] = OrderedDict()
 
     @torch.no_grad()
-    def _compute(self, texts: list[str]) -> TextEmbedding:
+    def _compute(self, texts: list[str]) -> list[TextEmbedding]:
+        """Each caption by itself, one row; the same bits in any company."""
         tokenizer, model = _load_published(self.kind, self.name)
-        rows = tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
-        length = self.max_tokens if self.padded else max(map(len, rows))
-        ids, mask = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), True
-        output = model(input_ids=ids, attention_mask=(mask | self.padded).long())
-        pooled = output.text_embeds if self.kind.startswith("clip") else mean_pool(output.last_hidden_state, mask)
-        mask = mask | self.padded
-        return TextEmbedding(output.last_hidden_state * mask[..., None], mask, pooled)
+        ids = tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
+        found: list[TextEmbedding] = [None] * len(texts)
+        for part, batch, mask in _even_batches(ids, 0, self.max_tokens, self.max_tokens if self.padded else 1):
+            output = model(input_ids=batch, attention_mask=(mask | self.padded).long())
+            states, clip = output.last_hidden_state, self.kind.startswith("clip")
+            pooled = output.text_embeds if clip else mean_pool(states, mask)
+            for row, i in enumerate(part):
+                length = self.max_tokens if self.padded else len(ids[i])
+                own = states[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool), pooled[row : row + 1]
+                found[i] = TextEmbedding(*(tensor.clone() for tensor in own))  # or the batch would stay in memory
+        return found
 
     @property
     def width(self) -> int:
@@ -295,19 +308,13 @@ class PublishedTextEncoder:
 
     def empty(self) -> TextEmbedding:
         """What the encoder says of an empty caption, one row: MLD hides a caption by it."""
-        return self._compute([""])
+        return self._compute([""])[0]
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
         """Encode captions, on the CPU in float32. Raises `UserError` for an empty list or caption."""
         texts = _clean(prompts)
-        missing = [text for text in dict.fromkeys(texts) if text not in self._memory]
-        for start in range(0, len(missing), 64):
-            part = missing[start : start + 64]
-            found = self._compute(part)
-            for i, text in enumerate(part):
-                own = found[i]
-                real = int(own.mask.sum())
-                self._memory[text] = TextEmbedding(own.tokens[:, :real], own.mask[:, :real], own.pooled)
+        if missing := [text for text in dict.fromkeys(texts) if text not in self._memory]:
+            self._memory |= zip(missing, self._compute(missing), strict=True)
         result = TextEmbedding.cat([self._memory[text] for text in texts])
         while len(self._memory) > 4096:
             self._memory.popitem(last=False)

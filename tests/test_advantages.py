@@ -106,7 +106,7 @@ def test_branching_goes_on_from_one_candidate_and_prefers_the_one_whose_predicti
     torch.testing.assert_close(experience.rewards, scores.flatten())
 
 
-def test_a_reward_that_is_no_number_spoils_its_own_advantage_only():
+def test_a_reward_that_is_no_number_takes_its_own_advantage_only():
     rewards = torch.tensor([1.0, 3.0, float("nan"), 2.0, 5.0, float("inf")])
     advantages = group_advantages(rewards, ["a", "a", "b", "b", "c", "c"])
     assert advantages[:2].tolist() == pytest.approx([-1, 1])

@@ -37,7 +37,7 @@ from mocapfree_nb.algorithms.reward_weighted import (
     best_of_groups,
     reward_weighted_loss,
 )
-from mocapfree_nb.best_of_n import count_calls
+from mocapfree_nb.calls import count_calls
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import Denoiser
 from mocapfree_nb.files import UserError

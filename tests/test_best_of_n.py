@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mocapfree_nb.best_of_n import best_of_n, count_calls, samples_for
+from mocapfree_nb.best_of_n import best_of_n, samples_for
+from mocapfree_nb.calls import count_calls
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.tasks import EvaluationPrompts

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,15 @@ def test_the_commands_of_the_readme_run_in_their_order(quick, monkeypatch, capsy
     assert len(lines) >= 6
     for line in lines:
         assert run(shlex.split(line)[1:], monkeypatch) == 0, (line, capsys.readouterr())
+    named = [shlex.split(line)[1:] for line in commands(markdown(ROOT / "README.md")) if line not in lines]
+    named = {words[0]: words for words in named if len(words) > 1 or words[0] in ("progress", "reward-card")}  # others need more
+    assert sorted(named) == ["compare", "demo", "generate", "playground", "progress", "reward-card"]
+    runs = named.pop("compare")
+    for words in named.values():
+        assert run(words, monkeypatch) == 0, (words, capsys.readouterr())
+    for place in runs[1:]:
+        shutil.copytree("runs/demo-unet", place)
+    assert run(runs, monkeypatch) == 0, capsys.readouterr()
     for name in ("wave.html", "runs/salute/report.html", "runs/salute/motions.html", "salute.bvh"):
         assert (tmp_path / name).stat().st_size > 1000
     report = json.loads((tmp_path / "runs/salute/report.json").read_text())

@@ -48,8 +48,8 @@ def test_padded_frames_are_zero_and_what_they_hold_does_not_matter(frames_per_to
     padded = torch.arange(x.shape[1]) >= lengths[:, None]
     assert out.shape == x.shape and (out[padded] == 0).all() and (out[~padded] != 0).all()
     for junk in (1e6, float("nan"), float("inf")):
-        spoiled = x.masked_fill(padded[..., None], junk)
-        assert torch.equal(denoiser(spoiled, t, text, lengths), out)
+        corrupted = x.masked_fill(padded[..., None], junk)
+        assert torch.equal(denoiser(corrupted, t, text, lengths), out)
 
 
 @groups

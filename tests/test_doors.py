@@ -12,7 +12,7 @@ from torch import nn
 from mocapfree_nb import text
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
-from mocapfree_nb.denoiser import Denoiser
+from mocapfree_nb.denoiser import DENOISERS, Denoiser, register_denoiser
 from mocapfree_nb.features import length_mask
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models import registry
@@ -59,11 +59,12 @@ def low_pelvis(motion, lengths, prompts):
 @pytest.fixture
 def doors(monkeypatch):
     monkeypatch.setattr(text, "TEXT_ENCODERS", dict(text.TEXT_ENCODERS))
-    monkeypatch.setattr(registry, "DENOISERS", dict(registry.DENOISERS))
-    before = dict(SOLVERS)
+    before, denoisers = dict(SOLVERS), dict(DENOISERS)
     register_text_encoder("vowels")(Vowels)
-    registry.register_denoiser(Toy)
+    register_denoiser(Toy)
     yield
+    DENOISERS.clear()
+    DENOISERS.update(denoisers)
     SOLVERS.clear()
     SOLVERS.update(before)
 
@@ -98,7 +99,7 @@ def test_a_folder_of_an_unknown_class_or_encoder_is_one_line(doors, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no text encoder 'consonants'"):
         registry.load_policy(tmp_path, steps=2)
-    registry.DENOISERS.pop("Toy")
+    DENOISERS.pop("Toy")
     with pytest.raises(UserError, match="holds a Toy"):
         registry.load_policy(tmp_path, steps=2)
 
@@ -108,7 +109,7 @@ def test_a_registered_name_is_taken(doors):
         pass
 
     with pytest.raises(UserError, match="a denoiser 'MotionUNet' already"):
-        registry.register_denoiser(MotionUNet)
+        register_denoiser(MotionUNet)
     with pytest.raises(UserError, match="'vowels' already"):
         register_text_encoder("vowels")(Toy)
 

@@ -429,14 +429,17 @@ class Stop(Exception):
     pass
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(policy, tmp_path):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_an_interrupted_run_goes_on_to_the_same_weights(bfloat16, policy, tmp_path, monkeypatch):
+    monkeypatch.setattr("mocapfree_nb.pretrain._has_bfloat16", lambda device: True)  # a processor may imitate it, slowly
+    config = replace(QUICK["config"], bfloat16=bfloat16)
     state = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
     scores = {"whole": iter([0.1, 0.2, 0.3, 0.4]), "parts": iter([0.1, 0.2, 0.3, 0.4])}
 
     def run(name, folder, on_round=None):
         return explore_and_learn(
             policy, lower_wrist, ["up", "both up"], SHORT, SHORT, search=LITTLE, folder=folder, on_round=on_round,
-            selector=lambda policy: {"score": next(scores[name])}, **QUICK,
+            selector=lambda policy: {"score": next(scores[name])}, **QUICK | {"config": config},
         )  # fmt: skip
 
     whole = run("whole", tmp_path / "whole")
@@ -452,7 +455,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(policy, tmp_path):
     policy.denoiser.load_state_dict(state)
     parts = run("parts", tmp_path / "parts")
     assert [record["iteration"] for record in parts] == [1, 2, 3] and len(whole) == 3
-    assert [r["chosen_reward"] for r in parts] == [r["chosen_reward"] for r in whole]
+    for key in ("reward", "chosen_reward", "loss", "distillation", "network_calls"):
+        assert [r[key] for r in parts] == [r[key] for r in whole], key
     assert all(torch.equal(value, expected[name]) for name, value in policy.denoiser.state_dict().items())
     assert len((tmp_path / "parts" / "log.jsonl").read_text().splitlines()) == 3
 
@@ -468,6 +472,12 @@ def test_settings_that_cannot_be_meant_are_refused():
     for wrong in ({"rounds": 0}, {"learning_rate": -1.0}, {"distillation": float("nan")}, {"lora_rank": 0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             LearnConfig(**wrong)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(policy):
+    wild = {"config": replace(QUICK["config"], steps=4, learning_rate=1e30), "progress": False}
+    with pytest.raises(UserError, match="the gradient is (nan|inf) in step [234] of learning: choose a smaller learning_rate"):
+        explore_and_learn(policy, lower_wrist, ["up", "both up"], SHORT, SHORT, search=LITTLE, **wild)
 
 
 def test_the_same_seed_gives_the_same_run(policy):

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import statistics
 from functools import cache
 from pathlib import Path
 
@@ -102,3 +103,22 @@ def test_every_lesson_has_its_own_number_and_module():
 def test_a_module_can_be_read_in_one_sitting():
     long = {dotted(p): n for p in MODULES.values() if (n := len(p.read_text(encoding="utf-8").splitlines())) > MOST_LINES}
     assert not long, f"more than {MOST_LINES} lines: {long}"
+
+
+def exported_cells() -> list[tuple[int, str]]:
+    "Lines of each exported cell, and the first name that it defines."
+    found = []
+    for path in LESSONS:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code" and re.match(r"#\|\s*export", source):
+                defined = re.search(r"^(?:def|class) (\w+)", source, re.M)
+                found.append((len(source.splitlines()), defined[1] if defined else path.stem))
+    return sorted(found, reverse=True)
+
+
+def test_exported_cells_are_short_and_the_longest_say_why_they_are_not():
+    cells, said = exported_cells(), (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert statistics.median(lines for lines, _ in cells) < 15
+    unsaid = [(lines, name) for lines, name in cells[:10] if f"| `{name}` |" not in said]
+    assert not unsaid, f"among the ten longest cells, without a reason in CONTRIBUTING.md: {unsaid}"

@@ -135,8 +135,8 @@ def test_padding_and_company_leave_no_trace_in_a_latent(group):
     motion, lengths = torch.randn(3, 9, 11).double(), torch.tensor([9, 4, 7])
     state = model.encode(motion, lengths)
     assert state.shape == (3, 2, 16) and model.state_lengths(lengths).tolist() == [2, 2, 2]
-    spoiled = motion.masked_fill((torch.arange(9) >= lengths[:, None])[..., None], float("nan"))
-    torch.testing.assert_close(model.encode(spoiled, lengths), state)
+    corrupted = motion.masked_fill((torch.arange(9) >= lengths[:, None])[..., None], float("nan"))
+    torch.testing.assert_close(model.encode(corrupted, lengths), state)
     alone = model.encode(motion[1:2, :4], lengths[1:2])
     torch.testing.assert_close(alone[0], state[1])
     decoded = model.decode(state, lengths)

@@ -83,10 +83,10 @@ def test_r_precision_and_distance_equal_the_shared_reference(shared):
 
 def test_an_incomplete_last_batch_is_dropped(reference):
     text, fake = torch.from_numpy(reference["text"]), torch.from_numpy(reference["fake"])
-    spoiled = fake.clone()
-    spoiled[320:] = 1e3
-    assert torch.equal(metrics.r_precision(text, fake), metrics.r_precision(text, spoiled))
-    assert metrics.matching_distance(text, fake) == metrics.matching_distance(text, spoiled)
+    corrupted = fake.clone()
+    corrupted[320:] = 1e3
+    assert torch.equal(metrics.r_precision(text, fake), metrics.r_precision(text, corrupted))
+    assert metrics.matching_distance(text, fake) == metrics.matching_distance(text, corrupted)
 
 
 def test_a_collapsed_network_scores_what_guessing_scores():

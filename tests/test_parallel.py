@@ -187,7 +187,7 @@ def compare_in_this_process(folder):
 
     parallel.start()
     written = []
-    for module in (checkpointing, off_policy, pretrain_module):
+    for module in (checkpointing, pretrain_module):
         module.save_state = lambda path, state, save=module.save_state: (written.append(path), save(path, state))
 
     def whole_and_halfway(name, run, stop):

@@ -1,4 +1,4 @@
-"""The main job on published models: MDM adapted under TMR's reward, examined by the Guo evaluator, all tiny and random."""
+"""The main job on published models: MDM adapted under TMR's reward, evaluated by the Guo evaluator, all tiny and random."""
 
 import json
 import pickle
@@ -77,7 +77,7 @@ def test_published_networks_take_the_places_of_ours(world):
     assert ((scores > 0) & (scores < 1)).all()
 
 
-def test_a_published_model_is_adapted_and_examined(world, tmp_path):
+def test_a_published_model_is_adapted_and_evaluated(world, tmp_path):
     root, corpus = world
     quick = DDPOConfig(iterations=1, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4, select_every=1)
     report = experiment.adapt(

@@ -81,7 +81,7 @@ def test_the_verdict_follows_the_check_not_the_reward(before, after, word):
     assert ("reward hacking" in page.text) == (word == "not learnt")
 
 
-def test_without_a_check_r_precision_judges():
+def test_without_a_check_r_precision_counts():
     page = Page(report_html(values(target={"name": "x", "before": row(None, 0.1), "after": row(None, 0.7)})))
     assert "x: learnt" in page.text and "matched to their own prompt" in page.text
 

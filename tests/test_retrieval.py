@@ -155,17 +155,17 @@ def test_only_root_and_positions_are_seen(model):
     assert not torch.equal(model.encode_motion(motion, lengths), model.encode_motion(bent, lengths))
 
 
-def test_spoiling_keeps_a_clean_share():
+def test_corruption_keeps_a_clean_share():
     motion, lengths = torch.randn(400, 24, 67), torch.full((400,), 24)
     generator = torch.Generator().manual_seed(0)
     assert torch.equal(retrieval.corrupt(motion, lengths, generator, share=0.0), motion)
     found = retrieval.corrupt(motion, lengths, generator, share=0.5)
     same = (found == motion).flatten(1).all(1)
     assert 0.4 < same.float().mean() < 0.6
-    assert (found - motion)[~same].square().mean() < 1.5  # spoiled, not destroyed
+    assert (found - motion)[~same].square().mean() < 1.5  # corrupted, not destroyed
 
 
-def test_blends_lie_on_the_straight_line():
+def test_interpolations_lie_on_the_straight_line():
     motion, lengths = torch.randn(6, 10, 67), torch.tensor([10, 9, 8, 7, 6, 5])
     mixed, short, partner, share = retrieval.interpolate_motions(motion, lengths, 4, torch.Generator().manual_seed(0))
     for i in range(4):
@@ -176,7 +176,7 @@ def test_blends_lie_on_the_straight_line():
         assert (mixed[i, end:] == 0).all()
 
 
-def test_spoiling_never_reads_past_a_clip():
+def test_corruption_never_reads_past_a_clip():
     motion, lengths = torch.randn(64, 24, 67), torch.full((64,), 15)
     loud = motion.clone()
     loud[:, 15:] = 1e4

@@ -405,11 +405,11 @@ def test_lapses_pull_towards_one_half_as_they_must(made):
 def test_raters_who_differ_widen_the_interval_and_sides_are_heard(tmp_path, made):
     _, key = made
 
-    def examine(**options):
+    def analysed(**options):
         said = simulate_answers(key, strengths(zebra=0.5, okapi=0, impala=0), raters=40, seed=5, **options)
         return analyse(write_answers(tmp_path, said), key, draws=200)
 
-    alike, apart, leaning = examine(), examine(spread=1.5), examine(left=1.0)
+    alike, apart, leaning = analysed(), analysed(spread=1.5), analysed(left=1.0)
     assert max(row["design_effect"] for row in alike["preferences"]) < 1.6
     assert min(row["design_effect"] for row in apart["preferences"]) > 1.6
     assert apart["preferences"][0]["raters_for_60"] > alike["preferences"][0]["raters_for_60"]
@@ -491,3 +491,20 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, command):
         cli.main()
     said = capsys.readouterr().err
     assert stop.value.code == 1 and said.startswith("mocapfree: ") and said.count("\n") == 1
+
+
+def test_no_name_of_a_system_controls_the_terminal(tmp_path, monkeypatch, capsys):
+    "A key may come from someone else."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key.json").write_text("{}")
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.setattr("mocapfree_nb.study.analyse", lambda *_, **__: {})
+    monkeypatch.setattr("mocapfree_nb.study_paper.save_results", lambda *_: "study.md")
+    monkeypatch.setattr("mocapfree_nb.study_paper.study_text", lambda _: "\x1b[31mzebra was preferred\x1b]0;title\x07")
+    monkeypatch.setattr("mocapfree_nb.study_paper.study_table", lambda _: "table")
+    monkeypatch.setattr("sys.argv", ["mocapfree", "study", "analyse", "a.json", "--key", "key.json"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().out
+    assert not stop.value.code and "zebra was preferred" in said
+    assert all(c.isprintable() or c == "\n" for c in said)

@@ -1,8 +1,10 @@
 """The field's terms: the private words that they took the place of are gone from names, docstrings, headings and prose."""
 
 import ast
+import io
 import json
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ ALLOWED = {
     "spoil": (),
     "replay": (),
     "judge": ("study",),  # people
+    "anchor": ("text-anchor", "bbox to anchor"),  # of a text in a drawing
 }
 ROUND = re.compile(r"\brounds? of (?:training|practice|learning)\b|\btraining rounds?\b", re.I)
 PATTERN, NAMES = (
@@ -87,6 +90,40 @@ def docstrings(tree: ast.Module) -> list[tuple[int, str]]:
 def test_names_and_docstrings_use_the_terms_of_the_field(path):
     tree, place = ast.parse(path.read_text(encoding="utf-8")), path.relative_to(PACKAGE).as_posix()
     wrong = found_in(place, names(tree), NAMES) + found_in(place, docstrings(tree))
+    assert not wrong, "\n".join(wrong)
+
+
+def said_in(text: str) -> list[tuple[int, str]]:
+    "Strings (help of the command line, reports, messages) and comments of a module, and the names that it imports things by."
+    tree, found = ast.parse(text), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += [(node.lineno, line) for line in node.value.splitlines()]
+        if isinstance(node, ast.alias):
+            found.append((0, (node.asname or "").replace("_", " ")))
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return found + [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_help_reports_messages_and_comments_use_the_terms_of_the_field(path):
+    wrong = found_in(path.relative_to(PACKAGE).as_posix(), said_in(path.read_text(encoding="utf-8")))
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_of_lessons_uses_the_terms_of_the_field(path):
+    lines = []
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            lines += [(number, line.replace("_", " ")) for line in "".join(cell["source"]).splitlines()]
+    wrong = found_in(path.relative_to(ROOT / "nbs").as_posix(), lines)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile"])
+def test_pages_beside_the_lessons_use_the_terms_of_the_field(name):
+    wrong = found_in(name, list(enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1)))
     assert not wrong, "\n".join(wrong)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from ..best_of_n import best_of_n, count_calls, samples_for
+from ..best_of_n import best_of_n, samples_for
+from ..calls import calls_per_sample, count_calls
 from ..corpus import load_corpus
 from ..denoiser import MotionDenoiser
 from ..evaluation import PolicyEvaluation
@@ -53,7 +54,7 @@ def settings_within(name: str, budget: int, policy: DiffusionPolicy, task: Task,
     """
     kind = find_algorithm(name)
     if name == "exploration":
-        config, search, each = kind(rounds=1, seed=seed), ExploreConfig(), 1 if policy.guidance_scale == 1 else 2
+        config, search, each = kind(rounds=1, seed=seed), ExploreConfig(), calls_per_sample(policy) // policy.steps
         sampled = (min(search.prompts, len(task.training_prompts)) * search.pool + len(task.retained)) * policy.steps
         steps = (budget // each - sampled) // (config.batch_size + config.retained_batch)
         return replace(config, steps=max(1, steps))
@@ -78,7 +79,7 @@ def run_one(name: str, budget: int, base: DiffusionPolicy, model: str | Path, ta
     started, log, calls, policy = time.perf_counter(), [], 0, base
     if name == "best of N":
         samples = samples_for(budget, base, evaluation.repeats * len(task.target))
-        calls = samples * evaluation.repeats * len(task.target) * base.steps * (1 if base.guidance_scale == 1 else 2)
+        calls = samples * evaluation.repeats * len(task.target) * calls_per_sample(base)
         found = evaluation.score(best_of_n(base, task.target, reward, samples, evaluation.repeats, evaluation.seed))
     else:
         if name != "base":

@@ -268,7 +268,7 @@ def sweep(
     if algorithm != "ddpo" and not settings:
         raise UserError("the named variants are those of --algorithm ddpo; give --set KEY=VALUE,VALUE for another algorithm")
     variants = _grid(settings, algorithm) if settings else choose_variants(variant or ())
-    arguments = {"target": leave_out, "model": model, "device": pick_device(device), "algorithm": algorithm}
+    arguments = {"target": leave_out, "model": model, "device": pick_device(device), "algorithm": algorithm, "say": say}
     rows = sweep(out, variants, range(seeds), iterations, **arguments)
     say(sweep_table(rows))
     sweep_figure(rows, out.with_suffix(".png"))

@@ -227,11 +227,9 @@ def announce(report, folder: Path) -> None:
 
 def read_prompts(path: Path) -> list[str]:
     """The lines of a file of prompts that are not empty."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    from mocapfree_nb.reading import read_text
+
+    prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not prompts:
         raise UserError(f"{path} holds no prompts: write one a line")
     return prompts

@@ -177,8 +177,7 @@ def compare(
     """
     from mocapfree_nb.bench import measure_iteration
     from mocapfree_nb.files import write_atomically
-    from mocapfree_nb.output.comparison import comparison_html, comparison_rows, comparison_text
-    from mocapfree_nb.output.comparison import read_report
+    from mocapfree_nb.output.comparison import comparison_html, comparison_rows, comparison_text, read_report
 
     paths = {str(run): run if run.suffix == ".json" else run / "report.json" for run in runs}
     reports = {name: read_report(path) for name, path in paths.items()}

@@ -135,8 +135,7 @@ def export(
     .ply holds one frame.
     """
     from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
-    from mocapfree_nb.output.takes import choose
-    from mocapfree_nb.output.takes import ENDINGS, export_motion, load_takes
+    from mocapfree_nb.output.takes import ENDINGS, choose, export_motion, load_takes
 
     if out.suffix not in (*ENDINGS, *MESH_ENDINGS):
         raise UserError(f"{out}: choose a name that ends in {', '.join((*ENDINGS, *MESH_ENDINGS))}")

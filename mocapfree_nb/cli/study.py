@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mocapfree_nb.cli.common import say
+
 app = typer.Typer(no_args_is_help=True, help="Ask people: a page of motions side by side, and what their answers say.")
 
 
@@ -28,14 +30,14 @@ def make(
     page, key = make_study(runs, pairs, seed)
     kept = save_study(page, key, out, contact)
     compared = sum(row["kind"] == "compare" for row in key["pairs"])
-    print(f"{compared} pairs of {', '.join(key['systems'])}, and {len(page['pairs']) - compared} controls")
+    say(f"{compared} pairs of {', '.join(key['systems'])}, and {len(page['pairs']) - compared} controls")
     if compared < pairs:
-        print(f"there are no more than {compared} pairs of one sentence in these runs; give more runs for more")
+        say(f"there are no more than {compared} pairs of one sentence in these runs; give more runs for more")
     meetings = len(key["systems"]) * (len(key["systems"]) - 1) / 2
     needed = {share: raters_needed(share, 0.75 * compared / meetings, 1.5) for share in (0.6, 0.7)}
     guess = "with a quarter of ties and a design effect of 1.5"
-    print(f"to find a preference of 60% takes about {needed[0.6]} raters, of 70% {needed[0.7]}, {guess}")
-    print(f"send {out} ({out.stat().st_size / 1000:.0f} kB) to raters; keep {kept} at home, it says which motion is whose")
+    say(f"to find a preference of 60% takes about {needed[0.6]} raters, of 70% {needed[0.7]}, {guess}")
+    say(f"send {out} ({out.stat().st_size / 1000:.0f} kB) to raters; keep {kept} at home, it says which motion is whose")
 
 
 @app.command()
@@ -50,9 +52,9 @@ def analyse(
     mocapfree study analyse answers/*.json --key study-key.json
     """
     from mocapfree_nb.reading import read_json
-    from mocapfree_nb.study import analyse as examine
+    from mocapfree_nb.study import analyse as analyse_answers
     from mocapfree_nb.study_paper import save_results, study_table, study_text
 
-    results = examine(answers, read_json(key), seed=seed)
+    results = analyse_answers(answers, read_json(key), seed=seed)
     path = save_results(results, out)
-    print(f"{study_text(results)}\n\n{study_table(results)}\n\nsaved {path}, and figure.pdf, figure.png, results.json beside it")
+    say(f"{study_text(results)}\n\n{study_table(results)}\n\nsaved {path}, and figure.pdf, figure.png, results.json beside it")

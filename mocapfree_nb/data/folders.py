@@ -354,7 +354,7 @@ def _pack(data: DataFolder, skeleton: Skeleton, signature: str) -> tuple[list[Re
         warnings.warn(f"{data.folder}: no packed copy could be kept, so it is read into memory ({error}); {advice}", stacklevel=5)
         return None
     opened = open_pack(path, signature, skeleton)
-    if opened and not opened[0]:  # what was missing may lie outside the folder: the next reading tries again
+    if opened and not opened[0]:  # what was missing may lie outside the folder: it is read again next time
         path.unlink(missing_ok=True)
     return opened
 

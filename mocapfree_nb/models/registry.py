@@ -8,7 +8,7 @@ from torch import nn
 
 from mocapfree_nb import files
 from mocapfree_nb.corpus import Corpus
-from mocapfree_nb.denoiser import Denoiser
+from mocapfree_nb.denoiser import DENOISERS, Denoiser
 from mocapfree_nb.evaluation import Checks, Scorers
 from mocapfree_nb.files import UserError
 from mocapfree_nb.reading import read_json
@@ -17,18 +17,9 @@ from mocapfree_nb.rewards import RetrievalReward
 from mocapfree_nb.skeleton import skeleton_of
 from mocapfree_nb.text import text_encoder_of
 
-__all__ = [
-    "DENOISERS", "RETRIEVALS", "EVALUATORS", "find_class", "register_denoiser", "load_denoiser", "load_policy", "load_scorers",
-    "check_fit",
-]  # fmt: skip
+__all__ = ["RETRIEVALS", "EVALUATORS", "find_class", "load_denoiser", "load_policy", "load_scorers", "check_fit"]
 
-# the name in config.json -> where the class is, or the class; the first is what a folder that names none holds
-DENOISERS: dict[str, str | type] = {
-    "MotionDenoiser": "mocapfree_nb.denoiser",
-    "MotionUNet": "mocapfree_nb.models.unet",
-    "LatentDenoiser": "mocapfree_nb.models.latent",
-    "MDM": "mocapfree_nb.models.mdm",
-}
+# the name in config.json -> where the class is, as in `denoiser.DENOISERS`; the first is what a folder that names none holds
 RETRIEVALS = {"RetrievalModel": "mocapfree_nb.retrieval", "TMR": "mocapfree_nb.published.encoders"}
 EVALUATORS = {"EvaluatorModel": "mocapfree_nb.evaluator", "GuoEvaluator": "mocapfree_nb.published.encoders"}
 
@@ -37,19 +28,6 @@ def find_class(name: str, known: dict[str, str | type]) -> type[nn.Module]:
     """The class of this name, imported from where `known` says, or one that was registered."""
     place = known[name]
     return getattr(importlib.import_module(place), name) if isinstance(place, str) else place
-
-
-def register_denoiser(network: type[Denoiser]) -> type[Denoiser]:
-    """Make a class of your own known, `@register_denoiser` above it: its saved folders name it in `config.json`.
-
-    A module that does so is imported before a folder is read: `mocapfree --import MODULE ...` on the command line.
-    Raises `UserError` for a name that is taken.
-    """
-    name, known = network.__name__, DENOISERS.get(network.__name__)
-    if known is not None and (known if isinstance(known, str) else known.__module__) != network.__module__:
-        raise UserError(f"there is a denoiser {name!r} already: choose another name")
-    DENOISERS[name] = network
-    return network
 
 
 def _load(path: str | Path, known: dict[str, str], device: str = "cpu") -> nn.Module:

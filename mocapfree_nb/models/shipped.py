@@ -9,12 +9,13 @@ from torch import Tensor
 
 from mocapfree_nb import parallel
 from mocapfree_nb.corpus import Corpus, load_corpus, more_training_clips
+from mocapfree_nb.denoiser import find_denoiser
 from mocapfree_nb.evaluation import Checks, check_motion
 from mocapfree_nb.evaluator import train_evaluator
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import WEIGHTS, UserError
 from mocapfree_nb.learning import find_algorithm
-from mocapfree_nb.models.registry import DENOISERS, find_class, load_denoiser
+from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.pretrain import PretrainConfig, pretrain
 from mocapfree_nb.runstate import borrowed_generators
 from mocapfree_nb.retrieval import train_retrieval
@@ -108,7 +109,7 @@ def _train_denoiser(network, out, corpus, labels, given, seed, device, checks, s
     """See `train`; a denoiser of whichever architecture."""
     kind, size, settings = SHIPPED[network]
     with borrowed_generators(torch.device("cpu"), seed):  # weights are drawn on the CPU, wherever they go
-        denoiser = find_class(kind, DENOISERS)(num_features=corpus.skeleton.num_features, **size).to(device)
+        denoiser = find_denoiser(kind)(num_features=corpus.skeleton.num_features, **size).to(device)
     if start:
         denoiser, settings = load_denoiser(start).to(device), settings | CONTINUED
     clips, checkpoint = corpus.split("train"), Path(out) / "checkpoint.pt"
