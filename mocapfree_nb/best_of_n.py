@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mocapfree_nb.evaluation import make_motion
 from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.progress import calls_of_a_motion, phase_bar
 from mocapfree_nb.tasks import EvaluationPrompts
 
 __all__ = ["Calls", "count_calls", "samples_for", "best_of_n"]
@@ -39,8 +40,7 @@ def count_calls(denoiser: nn.Module) -> Iterator[Calls]:
 
 def samples_for(calls: int, policy: DiffusionPolicy, motions: int) -> int:
     """How many samples each of `motions` motions may be the best of for so many network calls; at least 1."""
-    per_sample = policy.steps * (1 if policy.guidance_scale == 1 else 2)
-    return max(1, calls // (per_sample * motions))
+    return max(1, calls // (calls_of_a_motion(policy) * motions))
 
 
 def best_of_n(
@@ -50,6 +50,7 @@ def best_of_n(
     samples: int,
     repeats: int = 4,
     seed: int = 0,
+    progress: str | None = None,  # name of the progress bar, None for none
 ) -> Tensor:
     """Raw motion (repeats * n, frames, features): of `samples` for each, the one that the reward likes best.
 
@@ -57,11 +58,12 @@ def best_of_n(
     """
     prompts = evaluation_prompts.prompts * repeats
     lengths = evaluation_prompts.lengths.repeat(repeats).to(policy.denoiser.feature_mean.device)
-    best = make_motion(policy, prompts, lengths, seed)
-    scores = reward(best, lengths, prompts)
-    for turn in range(1, samples):
-        motion = make_motion(policy, prompts, lengths, seed + 1_000_003 * turn)
-        found = reward(motion, lengths, prompts)
-        better = found > scores
-        best, scores = torch.where(better[:, None, None], motion, best), torch.where(better, found, scores)
+    with phase_bar(policy, progress, samples * len(prompts)):
+        best = make_motion(policy, prompts, lengths, seed)
+        scores = reward(best, lengths, prompts)
+        for turn in range(1, samples):
+            motion = make_motion(policy, prompts, lengths, seed + 1_000_003 * turn)
+            found = reward(motion, lengths, prompts)
+            better = found > scores
+            best, scores = torch.where(better[:, None, None], motion, best), torch.where(better, found, scores)
     return best
