@@ -344,6 +344,7 @@ def adapt(
         for row in rows.values():
             row.get(part, {})["fid_floor"] = floor
     chosen = _chosen(log, selector.target_before) if selector else _chosen(log)
+    chosen |= {"held_out": not set(task.selection_prompts) & set(task.training_prompts)}
     more = {"fid_floor": floors["target"], "network_calls": cost, "selection": chosen}
     seconds = time.perf_counter() - started
     report = Report(report_values(rows, task, settings, log, seconds, **more), pick_motions(task, rows))
