@@ -25,7 +25,7 @@ def phase_bar(policy: DiffusionPolicy, name: str | None, motions: int) -> Iterat
     It stands there from the first moment on. Without a name, and in a process that is not the main one, there is none.
     Where standard error is no terminal the one line is written anew every two seconds, not ten times in one.
     """
-    share = 1 / calls_of_a_motion(policy)
+    rows, per_motion = 0, calls_of_a_motion(policy)
     with tqdm(
         total=motions, desc=name, file=sys.stderr, disable=name is None or not parallel.is_main(),
         mininterval=0.1 if sys.stderr.isatty() else 2,
@@ -33,7 +33,10 @@ def phase_bar(policy: DiffusionPolicy, name: str | None, motions: int) -> Iterat
     ) as bar:  # fmt: skip
 
         def move(_: nn.Module, arguments: tuple, __: Tensor) -> None:
-            bar.update(share * len(arguments[0]))
+            nonlocal rows
+            rows += len(arguments[0])
+            bar.n = min(motions, rows / per_motion)  # a sum of fractions would end a little off, which tqdm complains of
+            bar.update(0)
 
         hook = policy.denoiser.register_forward_hook(move)
         try:

@@ -29,9 +29,18 @@ def test_the_bar_stands_there_at_once_and_ends_with_every_motion(denoiser, guida
         policy.generate(["walks"] * 5, [16] * 5)
     said = capsys.readouterr().err
     assert "full data: 100%" in said and "5/5 motions" in said
-    assert said.count("\n") == 1 and said.count("\r") < 4  # one line, not one for each of the steps
+    assert said.count("\n") == 1 and "note" not in said and said.count("\r") < 4  # one line, not one for each of the steps
     policy.generate(["walks"], [16])  # outside: counted no more
     assert not denoiser._forward_hooks and capsys.readouterr().err == ""
+
+
+def test_many_fractions_end_at_the_whole(denoiser, capsys):
+    policy = DiffusionPolicy(denoiser, steps=7, guidance_scale=1.0)
+    with phase_bar(policy, "after", 40):
+        for _ in range(40):
+            policy.generate(["walks"], [16])
+    said = capsys.readouterr().err
+    assert "40/40 motions" in said and "clamping" not in said and "<-" not in said
 
 
 def test_without_a_name_and_beside_the_main_process_there_is_no_bar(denoiser, capsys, monkeypatch):

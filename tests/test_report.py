@@ -149,8 +149,8 @@ def test_only_what_was_held_out_is_called_so():
 
 
 FALSE_OF_FREE_PROMPTS = (
-    "in words that", "eld-out prompts", "saw the action", "shown such", "without the action", "The action it", "model knew before",
-    "everything else", "that nothing else uses", "check by geometry,",
+    "in words that", "eld-out prompts", "saw the action", "shown such", "without the action", "The action it",
+    "model knew before", "everything else", "that nothing else uses", "check by geometry,",
 )
 
 
