@@ -40,7 +40,7 @@ from .vocabulary import warn_of_lengths, warn_of_words
 
 BUILT_IN = "the built-in generator"  # what a corpus of it calls its source
 PARTS = ("target", "original")  # of a report
-PHASES = {"before": "before", "full_data": "full data", "after": "after", "best_of_n": "best of N"}  # row -> its progress bar
+PHASES = {"before": "before", "after": "after", "best_of_n": "best of N", "full_data": "full data"}  # in the order of reports
 
 # %% ../nbs/6_judging/23_experiment.ipynb #7fa2945b
 @dataclass(frozen=True)
@@ -339,6 +339,7 @@ def adapt(
     made = int(parallel.total(tensor(calls.made, device=policy.device)))
     cost = round(made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took
     rows["best_of_n"] = _sample_instead(base, evaluation, wholly, cost, bars.get("best_of_n"))
+    rows = {key: rows[key] for key in PHASES if key in rows}
     floors = {part: evaluation.fid_floor(part, corpus.source == BUILT_IN) for part in ("target", "original")}
     for part, floor in floors.items():
         for row in rows.values():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mocapfree_nb.files import UserError, printable
 from mocapfree_nb.reading import read_json
 from mocapfree_nb.output.page import (
-    COLUMNS, METRICS, RANGES, STYLE, as_number, as_percent, column_names, escape, held_out, others, unserved,
+    COLUMNS, METRICS, RANGES, STYLE, as_number, as_percent, column_names, escape, held_out, is_free, others, unserved,
 )  # fmt: skip
 from mocapfree_nb.player import page_html
 from mocapfree_nb.validity import validity_words
@@ -158,7 +158,7 @@ def summary(values: Mapping) -> str:
         of_its_own = f", a model of its own {target['full_data'].get('fid'):.2f}" if target.get("full_data") else ""
         closed = values.get("fid_gap_closed")
         lines.append(f"FID {fids}{of_its_own}" + ("" if closed is None else f": {closed:.0%} of the gap closed"))
-    found_nothing = unserved(values)
+    found_nothing = unserved(values) if is_free(values) else []
     lines += [f"search: {printable(line, 400)}" for line in found_nothing[:3]]
     lines += [f"search: {len(found_nothing) - 3} more prompts for which nothing was found"] * (len(found_nothing) > 3)
     reward = values["reward"]

@@ -257,7 +257,7 @@ def _forgotten(report: Mapping, original: Mapping) -> str:
 
 
 def _honest(report: Mapping, target: Mapping, names: Mapping[str, str]) -> list[str]:
-    """What the numbers stand on, in words: bodies, best of N, which weights were kept, and what no search found."""
+    """What the numbers stand on, in words: bodies, best of N, and which weights were kept."""
     lines = []
     for key in COLUMNS:
         row = target.get(key) or {}
@@ -277,7 +277,6 @@ def _honest(report: Mapping, target: Mapping, names: Mapping[str, str]) -> list[
         at = as_number(chosen["chosen_iteration"])
         kept = f"Weights of iteration {at:.0f} were kept" if at else "No iteration was better: the weights before were kept"
         lines.append(f"{kept} ({how}); neither the check nor the evaluation chose anything.")
-    lines += [f"Search: {escape(line)}." for line in unserved(report)]
     return lines
 
 
@@ -309,6 +308,9 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
         other = names["full_data"] if is_free(report) else "model that saw the action"
         body.append(f"<p>Of the R-precision@1 gap to the {other}, {100 * gap:.0f}% is closed.</p>")
     body += [f"<p>{line}</p>" for line in _honest(report, target, names)]
+    if lines := unserved(report):
+        found_nothing = f"Prompts for which the last search found nothing that scores like known motion ({len(lines)})"
+        body.append(_fold(found_nothing, _list(lines)))
     if shown:
         body.append("<p class=soft>The first prompts of the list, not the best ones. Drag to turn, space to play.</p>")
     body.append(_players(shown, names))
