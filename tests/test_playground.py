@@ -255,6 +255,10 @@ def test_the_denoising_slider_shows_the_prediction_of_each_step(open_page):
 ], ids=["phone", "dark"])  # fmt: skip
 def test_it_fits_fingers_and_screens(open_page, options):
     page = open_page(**options)
+    page.get_by_label("Lower the wrists").fill("0.5")
+    page.locator("#numbers").get_by_text("→").first.wait_for()
+    table = "document.getElementById('numbers')"  # whole, with what the edits changed
+    assert page.evaluate(f"{table}.scrollWidth <= {table}.parentElement.clientWidth")
     assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
     small = page.evaluate("""() => [...document.querySelectorAll('button,select,input:not([type=radio]),#sentences label')]
         .filter(one => one.offsetParent && one.getBoundingClientRect().height < 44).map(one => one.outerHTML)""")

@@ -119,13 +119,13 @@ function measures({ raw, joints }, given, { scorer, texts }) {
 function showNumbers(found, edited, given, parts) {
   const columns = found.map((one, i) => {
     const before = measures(one, given, parts), now = one === edited[i] ? before : measures(edited[i], given, parts);
-    return before.map(([name, value], k) => [name, value === now[k][1] ? value : `${value} \u2192 ${now[k][1]}`]);
+    return before.map(([name, value], k) => [name, value === now[k][1] ? [value] : [`${value} \u2192`, now[k][1]]]);
   });
   const table = byId("numbers"), head = make("tr", {}, make("th", { scope: "col" }, "measure"));
   for (const { name } of found) head.append(make("th", { scope: "col" }, name));
   table.tHead.replaceChildren(head);
   table.tBodies[0].replaceChildren(...columns[0].map(([name], i) => make("tr", {}, make("th", { scope: "row" }, name),
-    ...columns.map((rows) => make("td", {}, rows[i][1])))));
+    ...columns.map((rows) => make("td", {}, ...rows[i][1].flatMap((words) => [make("span", {}, words), " "]))))));
 }
 
 // ---- edits: the motion is spoilt bit by bit, and score and check answer
