@@ -5,6 +5,7 @@ python .ci/docs.py [FOLDER]   (default: _docs); exits with 1 and names the links
 
 import html
 import inspect
+import json
 import re
 import shutil
 import sys
@@ -15,26 +16,53 @@ from urllib.parse import unquote, urlsplit
 
 import house
 import nbformat
+import plotly.io
 from nbconvert import HTMLExporter
 
-STYLE = "body{max-width:60rem;margin:0 auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}pre{overflow-x:auto}"
+STYLE = """body{max-width:60rem;margin:0 auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}pre{overflow-x:auto}
+h2,h3{overflow-wrap:anywhere}"""
+TEXTS = {"CONTRIBUTING": "Contributing", "CHANGELOG": "Changelog"}  # pages that are written as Markdown
+TOPS = {"index": "Start", "glossary": "Glossary", "api": "API reference"} | TEXTS
 
 
-def convert(notebook: Path, out: Path) -> None:
-    """Write one notebook as a page: hidden cells and directives left out, links between notebooks led to pages."""
-    book = nbformat.read(notebook, as_version=4)
+def ways(out: Path, folder: Path) -> str:
+    """Links from the page `out` to the tops of the documentation, large enough for a finger."""
+    up = "../" * (len(out.relative_to(folder).parts) - 1)
+    links = "".join(
+        f'<a href="{up}{name}.html" style="display:inline-block;padding:10px 12px 10px 0;min-height:24px">{title}</a>'
+        for name, title in TOPS.items()
+    )
+    return f'<nav aria-label="Documentation" style="padding:0 15px;font:16px/1.5 system-ui,sans-serif">{links}</nav>'
+
+
+def with_figures(cell: nbformat.NotebookNode) -> None:
+    """Give figures of plotly, which a page without a kernel does not draw, a drawing of their own."""
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        if (figure := data.get("application/vnd.plotly.v1+json")) and "text/html" not in data:
+            made = plotly.io.from_json(json.dumps({key: figure[key] for key in ("data", "layout") if key in figure}))
+            data["text/html"] = plotly.io.to_html(made, include_plotlyjs="cdn", full_html=False)
+
+
+def convert(notebook: Path, out: Path, folder: Path) -> None:
+    """Write a notebook or a text as a page: hidden cells and directives left out, links between notebooks led to pages."""
+    if notebook.suffix == ".md":
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(notebook.read_text(encoding="utf-8"))])
+    else:
+        book = nbformat.read(notebook, as_version=4)
     book.cells = [cell for cell in book.cells if not re.match(r"#\|\s*(hide|default_exp)\b", cell.source.strip())]
     for cell in book.cells:
         if cell.cell_type == "code":
+            with_figures(cell)
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
         else:
             cell.source = re.sub(r"(\]\((?!\w+:)[^)\s]*?)\.ipynb", r"\1.html", cell.source)
     body, _ = HTMLExporter(template_name="lab").from_notebook_node(book, {"metadata": {"name": notebook.stem}})
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(body, encoding="utf-8")
+    out.write_text(re.sub("<body[^>]*>", lambda tag: tag[0] + ways(out, folder), body, count=1), encoding="utf-8")
 
 
-def reference() -> str:
+def reference(folder: Path) -> str:
     """The public names of every module with their signatures and docstrings."""
     parts = ["<h1>API reference</h1>"]
     for file in sorted((house.ROOT / "mocapfree_nb").rglob("*.py")):
@@ -54,12 +82,13 @@ def reference() -> str:
                 call = ""
             said = html.escape(inspect.getdoc(thing) or "")
             parts.append(f'<h3 id="{name}.{key}"><code>{key}{html.escape(call)}</code></h3><pre>{said}</pre>')
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>API reference</title><style>{STYLE}</style>'
-    return head + "".join(parts)
+    head = f'''<!doctype html><html lang="en"><meta charset="utf-8"><title>API reference</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>'''
+    return head + ways(folder / "api.html", folder) + "".join(parts)
 
 
 class Links(HTMLParser):
-    """The links of a page, and what in it can be linked to."""
+    """The links and pictures of a page, and what in it can be linked to."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -69,12 +98,13 @@ class Links(HTMLParser):
     def handle_starttag(self, tag, attrs):
         found = dict(attrs)
         self.places |= {found[key] for key in ("id", "name") if found.get(key)}
-        if found.get("href") and tag == "a":
-            self.links.add(found["href"])
+        for name, key in (("a", "href"), ("img", "src")):
+            if tag == name and found.get(key):
+                self.links.add(found[key])
 
 
 def broken(folder: Path) -> list[str]:
-    """The links of the built pages to pages or headings that are not there, as `page: link`."""
+    """The links of the built pages to pages, headings or pictures that are not there, as `page: link`."""
     pages = {path.resolve(): Links(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html")}
     wrong = []
     for path, page in pages.items():
@@ -96,8 +126,11 @@ def main(folder: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     tops = [house.NBS / f"{name}.ipynb" for name in ("index", "glossary")]
     for notebook in [*(path for path in tops if path.exists()), *house.lessons()]:
-        convert(notebook, folder / notebook.relative_to(house.NBS).with_suffix(".html"))
-    (folder / "api.html").write_text(reference(), encoding="utf-8")
+        convert(notebook, folder / notebook.relative_to(house.NBS).with_suffix(".html"), folder)
+    for name in TEXTS:
+        convert(house.ROOT / f"{name}.md", folder / f"{name}.html", folder)
+    shutil.copytree(house.NBS / "images", folder / "images")
+    (folder / "api.html").write_text(reference(folder), encoding="utf-8")
     for link in (wrong := broken(folder)):
         print(f"leads nowhere: {link}")
     print(f"{len(list(folder.rglob('*.html')))} pages: open {folder / 'index.html'}")

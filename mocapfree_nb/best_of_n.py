@@ -8,6 +8,7 @@ from torch import Tensor
 from mocapfree_nb.calls import calls_per_sample
 from mocapfree_nb.evaluation import make_motion
 from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.progress import phase_bar
 from mocapfree_nb.tasks import EvaluationPrompts
 
 __all__ = ["samples_for", "best_of_n"]
@@ -25,6 +26,7 @@ def best_of_n(
     samples: int,
     repeats: int = 4,
     seed: int = 0,
+    progress: str | None = None,  # name of the progress bar, None for none
 ) -> Tensor:
     """Raw motion (repeats * n, frames, features): of `samples` for each, the one that the reward likes best.
 
@@ -32,11 +34,12 @@ def best_of_n(
     """
     prompts = evaluation_prompts.prompts * repeats
     lengths = evaluation_prompts.lengths.repeat(repeats).to(policy.denoiser.feature_mean.device)
-    best = make_motion(policy, prompts, lengths, seed)
-    scores = reward(best, lengths, prompts)
-    for turn in range(1, samples):
-        motion = make_motion(policy, prompts, lengths, seed + 1_000_003 * turn)
-        found = reward(motion, lengths, prompts)
-        better = found > scores
-        best, scores = torch.where(better[:, None, None], motion, best), torch.where(better, found, scores)
+    with phase_bar(policy, progress, samples * len(prompts)):
+        best = make_motion(policy, prompts, lengths, seed)
+        scores = reward(best, lengths, prompts)
+        for turn in range(1, samples):
+            motion = make_motion(policy, prompts, lengths, seed + 1_000_003 * turn)
+            found = reward(motion, lengths, prompts)
+            better = found > scores
+            best, scores = torch.where(better[:, None, None], motion, best), torch.where(better, found, scores)
     return best

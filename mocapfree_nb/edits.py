@@ -1,4 +1,4 @@
-"""Small edits of a motion on its own bones: arms lowered, knees bent, time shifted. Each takes away what a caption asks for."""
+"""Small edits of a motion: arms lowered or shortened, knees bent, time shifted. Each takes away what a caption asks for."""
 
 # The machinery of lesson 14: what a reward says of motions that are nearly right.
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from mocapfree_nb.files import UserError
 from mocapfree_nb.skeleton import HUMANML3D, Skeleton
 
-__all__ = ["SIDES", "arm_joints", "lower_arms", "bend_knees", "shift_time"]
+__all__ = ["SIDES", "arm_joints", "leg_joints", "least_over_ankle", "shrink_arms", "lower_arms", "bend_knees", "shift_time"]
 
 SIDES = ("left", "right")
 
@@ -26,6 +26,34 @@ def arm_joints(skeleton: Skeleton = HUMANML3D) -> tuple[tuple[int, int, int], tu
     if not all(found):
         raise UserError(f"the skeleton {skeleton.name} names no arms (left_..., right_...): there is nothing to lower")
     return found[0][0], found[1][0]
+
+
+@lru_cache
+def leg_joints(skeleton: Skeleton = HUMANML3D) -> tuple[tuple[int, int, int, int], ...]:
+    """(hip, knee, ankle, toe) of each leg."""
+    legs = [chain for chain in skeleton.chains if {*skeleton.feet_left, *skeleton.feet_right} & set(chain)]
+    return tuple(tuple(joint for joint in chain if joint)[:4] for chain in legs)
+
+
+def least_over_ankle(skeleton: Skeleton = HUMANML3D) -> float:
+    """How high a hip stays over its ankle when knees are bent, in the skeleton's unit: a third of the leg."""
+    return -sum(float(skeleton.offsets[joint][1]) for joint in leg_joints(skeleton)[0][1:3]) / 3
+
+
+def shrink_arms(
+    joints: Tensor,  # (..., J, 3)
+    share: Tensor | float,  # of a bone's length that is taken away; negative: arms grow
+    sides: Sequence[str] = SIDES,
+    skeleton: Skeleton = HUMANML3D,
+) -> Tensor:
+    """Shorten the bones of the arms and keep their directions: what no body can, and a model that writes positions may."""
+    placed = joints.clone()
+    share = torch.as_tensor(share, dtype=joints.dtype, device=joints.device)[..., None]
+    for side, arm in zip(SIDES, arm_joints(skeleton), strict=True):
+        for parent, joint in zip(arm, arm[1:], strict=False):
+            if side in sides:
+                placed[..., joint, :] = placed[..., parent, :] + (1 - share) * (joints[..., joint, :] - joints[..., parent, :])
+    return placed
 
 
 def _across(joints: Tensor, skeleton: Skeleton) -> Tensor:
@@ -69,10 +97,8 @@ def bend_knees(joints: Tensor, depth: Tensor | float, skeleton: Skeleton = HUMAN
     Nobody sinks further than to a third of the leg's length over an ankle.
     """
     limit = None
-    legs = [chain for chain in skeleton.chains if {*skeleton.feet_left, *skeleton.feet_right} & set(chain)]
-    legs = [tuple(joint for joint in chain if joint)[:4] for chain in legs]  # hip, knee, ankle, toe
+    legs, least = leg_joints(skeleton), least_over_ankle(skeleton)
     for hip, _, ankle, _ in legs:
-        least = sum(skeleton.offsets[j][1] for j in (legs[0][1], legs[0][2])) / -3
         room = (joints[..., hip, 1] - joints[..., ankle, 1] - least).clamp_min(0)
         limit = room if limit is None else torch.minimum(limit, room)
     sunk = torch.minimum(torch.as_tensor(depth, dtype=joints.dtype, device=joints.device), limit)

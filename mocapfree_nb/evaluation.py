@@ -17,6 +17,7 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.measures import Body
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
+from mocapfree_nb.progress import phase_bar
 from mocapfree_nb.rewards import RetrievalReward
 from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
 from mocapfree_nb.synthetic.actions import ACTIONS
@@ -180,6 +181,7 @@ def evaluate_policy(
     repeats: int = 4,
     seed: int = 0,
     reward: Callable[..., Tensor] | None = None,
+    progress: str | None = None,  # name of the progress bar, None for none
 ) -> tuple[dict, Tensor]:
     """Generate `repeats` (two or more) motions for each prompt; return a row of numbers and the joints (repeats * n, ...).
 
@@ -188,7 +190,8 @@ def evaluate_policy(
     what was followed (default: the retrieval score).
     """
     lengths = evaluation_prompts.lengths.repeat(repeats).to(policy.denoiser.feature_mean.device)
-    motion = make_motion(policy, evaluation_prompts.prompts * repeats, lengths, seed)
+    with phase_bar(policy, progress, len(lengths)):
+        motion = make_motion(policy, evaluation_prompts.prompts * repeats, lengths, seed)
     return score_motions(motion, evaluation_prompts, scorers, reference, distractors, reward, seed)
 
 
@@ -215,9 +218,14 @@ class PolicyEvaluation:
         compared = {"reference": reference, "distractors": others}
         return {"evaluation_prompts": prompts, "scorers": self.scorers, "reward": self.reward, "seed": self.seed, **compared}
 
-    def __call__(self, policy: DiffusionPolicy) -> dict[str, dict]:
-        """Rows of numbers and joints: {"target": ..., "original": ..., "joints": {"target": ..., "original": ...}}."""
-        found = {part: evaluate_policy(policy, repeats=self.repeats, **self._against(part)) for part in ("target", "original")}
+    def __call__(self, policy: DiffusionPolicy, progress: str | None = None) -> dict[str, dict]:
+        """Rows of numbers and joints: {"target": ..., "original": ..., "joints": {"target": ..., "original": ...}}.
+
+        `progress` is the name of the progress bar, None for none.
+        """
+        parts = ("target", "original")
+        with phase_bar(policy, progress, self.repeats * sum(len(getattr(self.task, part)) for part in parts)):
+            found = {part: evaluate_policy(policy, repeats=self.repeats, **self._against(part)) for part in parts}
         return {part: row for part, (row, _) in found.items()} | {"joints": {part: j.cpu() for part, (_, j) in found.items()}}
 
     def score(self, motion: Tensor) -> dict[str, dict]:

@@ -324,10 +324,13 @@ def explore_and_learn(
             with tqdm(total=total, initial=done, desc="explore", disable=not (progress and speaks)) as bar:
                 while len(log) < config.rounds and (not log or log[-1]["improved"]):
                     clock = [time.perf_counter()]
+                    bar.set_description("explore: search")
                     found = _explore_together(policy, reward, prompts, known, search, generator=generator)
                     clock.append(time.perf_counter())
+                    bar.set_description("explore: learn")
                     losses = learn(policy, found, base, parameters, config, generator, lambda *_: bar.update())
                     clock.append(time.perf_counter())
+                    bar.set_description("explore: select")
                     scored = selected()
                     improved = kept.offer(scored, parameters) or not scored
                     clock.append(time.perf_counter())

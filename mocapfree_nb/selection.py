@@ -14,6 +14,7 @@ from mocapfree_nb.corpus import Clip
 from mocapfree_nb.evaluation import make_motion
 from mocapfree_nb.features import length_mask
 from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.progress import phase_bar
 from mocapfree_nb.tasks import Task
 from mocapfree_nb.text import default_text_encoder
 
@@ -112,6 +113,7 @@ class HeldOutSelector:
         count: int = 48,
         others: int = 96,
         seed: int = 1234,
+        progress: str | None = None,  # name of the progress bar while it is made, None for none
     ):
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(task.selection_prompts), generator=generator).repeat(count)[:count].tolist()
@@ -121,7 +123,8 @@ class HeldOutSelector:
         self.lengths = torch.cat([drawn, kept.lengths[:others]])
         self.scorer, self.count, self.seed = scorer, count, seed
         self.text = scorer.embed_text(self.prompts)
-        self.target_before, self.retained_before = self._score(policy)
+        with phase_bar(policy, progress, len(self.prompts)):
+            self.target_before, self.retained_before = self._score(policy)
 
     def _score(self, policy: DiffusionPolicy) -> tuple[float, float]:
         motion = make_motion(policy, self.prompts, self.lengths, self.seed).cpu()

@@ -560,6 +560,20 @@ def test_networks_of_two_skeletons_are_named(kit):
         experiment.evaluate(files.WEIGHTS / "denoiser", corpus)
 
 
+def test_every_phase_of_an_adaptation_has_a_bar_with_its_name(base, capsys):
+    quick(base, target=TARGET, full_model=base)
+    assert "%|" not in capsys.readouterr().err  # progress=False: no bar of any phase, the trainer's included
+    quick(base, target=TARGET, full_model=base, progress=True)
+    said = capsys.readouterr()
+    ends = [said.err.index(f"{name}: 100%") for name in ("before", "full data", "selection", "after", "best of N")]
+    assert ends == sorted(ends) and said.out == ""
+    assert "before:   0%" in said.err[: said.err.index("full data")]  # there before its first motion is
+    experiment.evaluate(base, CORPUS, evaluation_prompts=8, steps=2)
+    assert "evaluate: 100%" in capsys.readouterr().err
+    experiment.evaluate(base, CORPUS, evaluation_prompts=8, steps=2, progress=False)
+    assert "%|" not in capsys.readouterr().err
+
+
 def test_evaluation_prompts_are_drawn_in_linear_time():
     motion = np.zeros((40, 263), np.float32)
     clips = [Clip(str(i), motion, (f"a {i}", f"b {i}", f"c {i}"), ("walk",), "train") for i in range(11_693)]  # HumanML3D's

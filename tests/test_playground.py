@@ -9,7 +9,8 @@ import torch
 from browser import chromium, listen
 from command import command
 
-from mocapfree_nb.features import features_to_joints
+from mocapfree_nb.edits import bend_knees, lower_arms, shrink_arms
+from mocapfree_nb.features import features_to_joints, joints_to_features
 from mocapfree_nb.files import WEIGHTS, UserError, write_json
 from mocapfree_nb.models.registry import load_policy
 from mocapfree_nb.output import playground
@@ -143,6 +144,59 @@ def test_checks_of_the_page_are_those_of_python(shared):
     assert page.evaluate("playground.check(new Array(132).fill(0), 'clap')") is None
 
 
+def edited_in_python(raw: torch.Tensor, lower: float, bend: float, shrink: float) -> torch.Tensor:
+    "Root height and joint positions, which the score reads, of raw motion (frames, 263) after the edits of `edits`."
+    root = torch.stack([torch.zeros(len(raw)), raw[:, 3].float(), torch.zeros(len(raw))], dim=-1).double()
+    joints = torch.cat([root[:, None], raw[:, 4:67].unflatten(-1, (21, 3))], dim=1)
+    joints = lower_arms(shrink_arms(joints, shrink), lower) if lower else shrink_arms(joints, shrink)
+    joints = bend_knees(joints, bend)
+    return torch.cat([raw[:, :3], joints[:, 0, 1:2], joints[:, 1:].flatten(1), raw[:, 67:]], dim=-1)
+
+
+@pytest.mark.parametrize("lower, bend, shrink", [(0, 0, 0.4), (0.3, 0, 0), (1, 0, 0), (0, 0.2, 0), (0.5, 0.4, -0.5)])
+def test_edits_of_the_page_are_those_of_python(shared, lower, bend, shrink):
+    clips = generate_clips(3, seed=5, actions=["raise-both-arms", "kick-left", "squat"])
+    for i, (joints, length) in enumerate(zip(clips.joints, clips.lengths, strict=True)):
+        raw = joints_to_features(torch.as_tensor(joints[: int(length)])).double()
+        wanted = edited_in_python(raw, lower, bend, shrink)
+        call = "([raw, frames, edits]) => [...playground.edit(raw, frames, edits)]"
+        found = shared.evaluate(call, [raw.flatten().tolist(), len(raw), {"lower": lower, "bend": bend, "shrink": shrink}])
+        found = torch.tensor(found, dtype=torch.float64).view(len(raw), 263)
+        np.testing.assert_allclose(found, wanted, atol=CLOSE, err_msg=str(i))
+        assert (found - raw).abs().max() > 0.05
+        score = shared.evaluate("([raw, frames, sentence]) => playground.score(raw, frames, sentence)",
+                                [found.flatten().tolist(), len(raw), SENTENCE])
+        assert abs(score - scorer()(wanted.float()[None], torch.tensor([len(raw)]), [SENTENCE]).item()) < CLOSE
+
+
+def test_sliders_spoil_the_motion_and_score_and_check_answer(open_page):
+    page = open_page()
+    page.get_by_label("Search").fill("somebody puts both hands up")
+    page.get_by_label("Search").press("Enter")
+    page.get_by_role("status").filter(has_text="somebody puts both hands up").filter(has_text="seed 0").wait_for()
+    row = page.locator("#numbers tbody tr").filter(has_text="Geometric check")
+    assert row.locator("td").nth(1).inner_text() == "passes"
+    before, picture = page.locator("#numbers").inner_text(), "canvas => canvas.toDataURL()"
+    page.get_by_role("button", name="Pause", exact=True).click()
+    page.get_by_role("slider", name="Frame", exact=True).fill("30")
+    figure = page.locator("figure canvas").nth(1)
+    drawn = figure.evaluate(picture)
+    slider = page.get_by_label("Lower the wrists")
+    slider.focus()
+    for _ in range(60):
+        page.keyboard.press("ArrowRight")  # by the keys alone
+    page.locator("#numbers").get_by_text("passes → fails").wait_for()
+    assert figure.evaluate(picture) != drawn and slider.get_attribute("aria-valuetext") == "60%"
+    assert re.search(r"knows all: score 0\.\d{3} → 0\.\d{3}, the check now fails", page.locator("#verdict").inner_text())
+    page.get_by_role("button", name="Undo the edits").click()
+    assert page.locator("#numbers").inner_text() == before and page.locator("#verdict").inner_text() == ""
+    page.get_by_label("Shrink the arms").fill("0.5")
+    page.locator("#numbers").get_by_text(re.compile("cm → ")).first.wait_for()
+    page.get_by_role("button", name="New seed").click()  # the next motion is spoilt as well
+    page.get_by_role("status").filter(has_text=re.compile("seed (?!0)")).wait_for()
+    assert "→" in page.locator("#numbers").inner_text() and "score" in page.locator("#verdict").inner_text()
+
+
 def test_the_page_is_small_and_its_first_motion_soon(page_file, shared):
     assert page_file.stat().st_size < 8e6
     assert shared.evaluate("playground.firstMotion") < 20  # seconds, on a very busy machine; about 1.3 on a quiet one
@@ -201,6 +255,10 @@ def test_the_denoising_slider_shows_the_prediction_of_each_step(open_page):
 ], ids=["phone", "dark"])  # fmt: skip
 def test_it_fits_fingers_and_screens(open_page, options):
     page = open_page(**options)
+    page.get_by_label("Lower the wrists").fill("0.5")
+    page.locator("#numbers").get_by_text("→").first.wait_for()
+    table = "document.getElementById('numbers')"  # whole, with what the edits changed
+    assert page.evaluate(f"{table}.scrollWidth <= {table}.parentElement.clientWidth")
     assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
     small = page.evaluate("""() => [...document.querySelectorAll('button,select,input:not([type=radio]),#sentences label')]
         .filter(one => one.offsetParent && one.getBoundingClientRect().height < 44).map(one => one.outerHTML)""")

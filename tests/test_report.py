@@ -148,6 +148,76 @@ def test_only_what_was_held_out_is_called_so():
     assert "the very prompts" in Page(report_html(values(held_out=False))).text
 
 
+FALSE_OF_FREE_PROMPTS = (
+    "in words that", "eld-out prompts", "saw the action", "shown such", "without the action", "The action it",
+    "model knew before", "everything else", "that nothing else uses", "check by geometry,",
+)
+
+
+def free_run(**changes) -> dict:
+    "A run of prompts of the user's own, as `adapt --prompt` reports it: nothing verified, no FID, selection by what was trained."
+    rows = {key: row(None, first) | {"fid": None} for key, first in (("before", 0.3), ("after", 0.57), ("best_of_n", 0.38))}
+    prompts = {"training": ["a person salutes", "someone gives a salute"], "evaluation": ["a person salutes"] * 16}
+    curves = [{"iteration": 1, "reward": 0.5, "kinds": {"whole": 0.2, "one arm": 0.8}, "seconds": {"search": 2.0},
+               "unserved": ["nothing found for 'a person salutes': the best of 96 recombinations scores 0.91"]}]
+    chosen = {"chosen_iteration": 1, "last_iteration": 1, "score": 0.2}
+    return values(experiment="free", target={"name": "prompts"} | rows, prompts=prompts, held_out=False, curves=curves,
+                  gap_closed=None, selection=chosen | {"held_out": False}) | changes
+
+
+def test_nothing_that_is_false_of_free_prompts_is_said():
+    for report in (free_run(), free_run(selection={"chosen_iteration": 0, "last_iteration": 1, "score": 0.1}),
+                   free_run(target=free_run()["target"] | {"full_data": row(None, 0.9)})):
+        text = Page(report_html(report, motions())).text + summary(report)
+        assert [words for words in FALSE_OF_FREE_PROMPTS if words in text] == []
+        for words in ("“a person salutes” and 1 more prompt: partly learnt", "the evaluator, a network; no check by geometry",
+                      "held-out captions of the corpus", "by the training prompts", "a person salutes (16 times)",
+                      "nothing found for 'a person salutes'", "free prompts · cpu"):
+            assert words in text, words
+    assert "no iteration was better".capitalize() in Page(report_html(free_run(selection={"chosen_iteration": 0}))).text
+    found = summary(free_run(curves=[{"iteration": 1, "unserved": [f"nothing for {i}" for i in range(9)]}]))
+    assert found.count("search: nothing") == 3 and "search: 6 more prompts" in found
+    assert "search:" not in summary(values(curves=[{"iteration": 1, "unserved": ["nothing for 1"]}]))  # the check says more
+
+
+def test_a_reward_that_rose_alone_is_called_fooled_only_by_what_was_measured():
+    unchecked = values(target={"name": "x", "before": row(None, 0.3), "after": row(None, 0.31)})
+    text = Page(report_html(unchecked)).text
+    assert "another network sees no gain" in text and "without the action being done" not in text
+
+
+def test_rows_that_nobody_measured_and_curves_of_one_point_are_left_out():
+    page = Page(report_html(free_run()))
+    named = re.findall(r'<th scope="row"[^>]*>(verified|FID)&nbsp;', report_html(free_run()))
+    assert named == ["verified", "FID"]  # of what was kept; of the prompts nobody could
+    assert "svg" not in page.tags and "Training" not in page.text
+    two = report_html(free_run(curves=[
+        {"iteration": i, "kinds": {"whole": i, "joined": 1.0}, "clip_share": {"0": 0.1 * i, "1": 0.3}, "seconds": {"a": i}}
+        for i in (1, 2)]))
+    names = [words for words in re.findall("<figcaption>(.*?)</figcaption>", two)]
+    assert names == ["kinds: whole", "clip share, mean over timesteps"]
+
+
+def test_before_after_and_the_full_model_stand_in_one_order():
+    from mocapfree_nb.output.page import COLUMNS
+
+    assert COLUMNS == ("before", "after", "best_of_n", "full_data")
+    mixed = {key: row() for key in ("full_data", "best_of_n", "after", "before")}
+    shown = {"target": [{"prompt": "p"} | dict.fromkeys(mixed, JOINTS)]}
+    text = report_html(values(target={"name": "x"} | mixed), shown)
+    names = ["before", "after", "best of N", "saw the action"]
+    assert re.findall(r'<th scope="col".*?>(.*?)</th>', text)[:4] == names
+    assert [panel["name"] for panel in json.loads(re.search(r'"application/json">(.*?)</script>', text)[1])["panels"]] == names
+    assert f"rows {', '.join(names)}" in text
+    lines = summary(values(target={"name": "x"} | mixed)).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:5]] == ["before", "after", "best of N", "full data"]
+
+
+def test_one_motion_is_not_named_twice():
+    assert Page(players_html(["waves"], [JOINTS])).text.count("waves") == 2  # title and heading
+    assert Page(players_html(["waves", "bows"], [JOINTS, JOINTS])).text.count("“bows”") == 1
+
+
 def test_a_report_of_kit_ml_shows_its_own_skeleton():
     joints = np.repeat(KIT_ML.offsets[None].cumsum(1), 6, axis=0)
     shown = {"target": [{"prompt": "sways", "before": joints, "after": joints}]}

@@ -149,3 +149,10 @@ def test_arrays_as_mdm_writes_them_are_shown_and_normalised_features_are_not(tmp
     np.save(tmp_path / "normal.npy", (rows - rows.mean(0)) / (rows.std(0) + 1e-3))
     with pytest.raises(UserError, match="normal.npy holds normalised features; save them in physical units"):
         load_takes(tmp_path / "normal.npy")
+
+
+def test_the_motions_of_a_run_stand_in_the_order_of_its_report(tmp_path):
+    joints = np.repeat(HUMANML3D.offsets[None].cumsum(1), 4, axis=0).astype(np.float32)
+    kept = {"prompt": "p"} | dict.fromkeys(("full_data", "mine", "best_of_n", "after", "before"), joints)
+    save_motions(tmp_path / "motions.npz", {"target": [kept]})
+    assert list(load_takes(tmp_path)[0].panels) == ["before", "after", "best of n", "full data", "mine"]

@@ -165,7 +165,7 @@ class Player {
     this.stepSlider = make("input", { type: "range", min: 0, max: this.lastStep, step: 1,
       "aria-label": "Denoising step" });
     this.stepSlider.addEventListener("input", () => { this.walking = false; this.seekStep(+this.stepSlider.value); });
-    this.stepWords = make("output");
+    this.stepWords = make("output", { "aria-live": "off" }); // the slider says the same
     this.walkButton = this.button("Denoise", () => this.walk(!this.walking));
     return make("div", { class: "mocapfree-bar" }, this.walkButton, make("span", {}, steps[0]), this.stepSlider,
       make("span", {}, steps[this.lastStep]), this.stepWords);

@@ -115,13 +115,58 @@ function measures({ raw, joints }, given, { scorer, texts }) {
   return rows;
 }
 
-function showNumbers(found, given, parts) {
-  const columns = found.map((one) => measures(one, given, parts));
+// `edited` are the same motions with their edits: what changed is shown as "before → now".
+function showNumbers(found, edited, given, parts) {
+  const columns = found.map((one, i) => {
+    const before = measures(one, given, parts), now = one === edited[i] ? before : measures(edited[i], given, parts);
+    return before.map(([name, value], k) => [name, value === now[k][1] ? [value] : [`${value} \u2192`, now[k][1]]]);
+  });
   const table = byId("numbers"), head = make("tr", {}, make("th", { scope: "col" }, "measure"));
   for (const { name } of found) head.append(make("th", { scope: "col" }, name));
   table.tHead.replaceChildren(head);
   table.tBodies[0].replaceChildren(...columns[0].map(([name], i) => make("tr", {}, make("th", { scope: "row" }, name),
-    ...columns.map((rows) => make("td", {}, rows[i][1])))));
+    ...columns.map((rows) => make("td", {}, ...rows[i][1].flatMap((words) => [make("span", {}, words), " "]))))));
+}
+
+// ---- edits: the motion is spoilt bit by bit, and score and check answer
+
+const EDITS = ["lower", "bend", "shrink"];
+let shown = null; // what the player shows: { found, given, parts }
+
+function editsNow() { return Object.fromEntries(EDITS.map((id) => [id, +byId(id).value])); }
+
+function showEdited() {
+  if (!shown) return;
+  const { found, given, parts } = shown, { frames } = given, wanted = editsNow(), spoilt = EDITS.some((id) => wanted[id]);
+  const edited = found.map((one) => {
+    const { features } = one.model.config, raw = spoilt ? editMotion(one.raw, frames, features, wanted, page.body) : one.raw;
+    return spoilt ? { ...one, raw, joints: featuresToJoints(raw, frames, features) } : one;
+  });
+  edited.forEach(({ raw, joints }, i) => {
+    const panel = player.panels[i], at = player.lastStep * joints.length, start = found[i].joints, body = new Body(joints, frames);
+    for (let k = 0; k < joints.length; k++) panel.joints[at + k] = joints[k] - (k % 3 === 0 ? start[0] : k % 3 === 2 ? start[2] : 0);
+    panel.contacts[player.lastStep] = resting(panel.joints.subarray(at), frames, page.scene.parents.length, 1)[0];
+    const [score, wrist] = player.charts, hands = [0, 1].map((side) => body.overHead(side));
+    score.lines[i].values[player.lastStep] = retrievalScore(embedMotion(parts.scorer, raw, frames), parts.texts.get(given.sentence).vector);
+    wrist.lines[i].values = hands[0].map((y, t) => Math.max(y, hands[1][t]));
+  });
+  shown.edited = edited;
+  player.draw();
+  showNumbers(found, edited, given, parts);
+}
+
+// In words, for each model: what the edits do to score and check.
+function verdict() {
+  if (!shown) return;
+  const { found, edited, given, parts } = shown, { label, vector } = parts.texts.get(given.sentence);
+  const judge = ({ raw, joints }) => [retrievalScore(embedMotion(parts.scorer, raw, given.frames), vector),
+    checkMotion(new Body(joints, given.frames), label)];
+  byId("verdict").textContent = EDITS.every((id) => !+byId(id).value) ? "" : found.map((one, i) => {
+    const [before, passed] = judge(one), [now, passes] = judge(edited[i]), said = passes ? "passes" : "fails";
+    const check = passes === null ? "" : passed === passes ? `, the check still ${said}` : `, the check now ${said}`;
+    const fooled = passed && !passes && before - now < 0.05 ? ": the reward is fooled" : "";
+    return `${one.name}: score ${before.toFixed(3)} \u2192 ${now.toFixed(3)}${check}${fooled}.`;
+  }).join(" ");
 }
 
 // ---- what is asked
@@ -137,7 +182,8 @@ function settings() {
 
 function showSettings() {
   const { fps } = page.scene, percent = (value) => `${Math.round(100 * value)}%`, seconds = (value) => `${(value / fps).toFixed(2)} s`;
-  for (const [id, words] of [["mix", percent], ["steps", String], ["guidance", String], ["eta", String], ["frames", seconds]]) {
+  for (const [id, words] of [["mix", percent], ["steps", String], ["guidance", String], ["eta", String], ["frames", seconds], ["lower", percent],
+    ["bend", centimetres], ["shrink", (value) => whole(-100 * value, "%")]]) {
     const said = words(+byId(id).value);
     byId(id).nextElementSibling.textContent = said;
     byId(id).setAttribute("aria-valuetext", said);
@@ -215,7 +261,9 @@ async function generate() {
     player.step = given.series === "states" ? given.steps : given.steps - 1;
     if (first && still) player.frame = Math.round(0.6 * given.frames); // where nothing moves, not the pose of the start
     await player.load(sceneOf(found, given, parts));
-    showNumbers(found, given, parts);
+    shown = { found, given, parts };
+    showEdited();
+    verdict();
     if (first) playground.firstMotion = performance.now() / 1000;
     const since = first ? ` First motion ${playground.firstMotion.toFixed(1)} s after the page was opened.` : "";
     const mixed = given.mix ? ` mixed with “${given.second}” (${Math.round(100 * given.mix)}%)` : "";
@@ -233,6 +281,11 @@ const playground = {
     const found = await run(options), { scorer, texts } = await loaded, { sentence, frames } = { ...DEFAULTS, ...options };
     return found?.map(({ model, ...one }) => ({ ...one,
       score: retrievalScore(embedMotion(scorer, one.raw, frames), texts.get(sentence).vector) }));
+  },
+  edit: (raw, frames, wanted) => editMotion(Float64Array.from(raw), frames, raw.length / frames, wanted, page.body),
+  async score(raw, frames, sentence) {
+    const { scorer, texts } = await loaded;
+    return retrievalScore(embedMotion(scorer, Float64Array.from(raw), frames), texts.get(sentence).vector);
   },
   check: (joints, label) => checkMotion(new Body(Float64Array.from(joints), joints.length / 66), label),
 };
@@ -260,6 +313,20 @@ byId("again").addEventListener("click", () => {
   generate();
 });
 byId("settings").addEventListener("input", showSettings);
+let waiting = false;
+byId("fool").addEventListener("input", () => {
+  showSettings();
+  player.step = player.lastStep; // the edits are those of the motion, not of what it came from
+  if (!waiting) requestAnimationFrame(() => { waiting = false; showEdited(); player.update(); });
+  waiting = true;
+});
+byId("fool").addEventListener("change", () => { showEdited(); verdict(); });
+byId("undo").addEventListener("click", () => {
+  for (const id of EDITS) byId(id).value = 0;
+  showSettings();
+  showEdited();
+  verdict();
+});
 for (const id of ["search", "action"]) byId(id).addEventListener("input", filterSentences);
 byId("search").addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); takeFirst(); } });
 

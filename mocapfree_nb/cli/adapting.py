@@ -142,6 +142,8 @@ def adapt(
         raise UserError(f"the shipped networks know only the built-in corpus: give {missing} (see mocapfree pretrain)")
     if shipped and leave_out in LEFT_OUT_ACTIONS and full_model is None:
         full_model = experiment.WEIGHTS / "denoiser"
+    what = "another data set" if source else leave_out or ", ".join(leave_out_words or ()) or "your prompts"
+    say(f"adapting to {what} from text alone; the run is kept in {folder}")
     with going_on(folder, "checkpoints/last.pt", "--resume"):
         report = experiment.adapt(
             target=leave_out,

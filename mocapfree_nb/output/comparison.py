@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mocapfree_nb.files import UserError, printable
 from mocapfree_nb.reading import read_json
-from mocapfree_nb.output.page import COLUMNS, METRICS, RANGES, STYLE, as_number, as_percent, column_names, escape, held_out
+from mocapfree_nb.output.page import (
+    COLUMNS, METRICS, RANGES, STYLE, as_number, as_percent, column_names, escape, held_out, is_free, others, unserved,
+)  # fmt: skip
 from mocapfree_nb.player import page_html
 from mocapfree_nb.validity import validity_words
 
@@ -111,8 +113,8 @@ def comparison_html(rows: Sequence[Mapping[str, str]]) -> str:
     )
     note = (
         "Before → after adaptation, on held-out prompts (a run of free prompts: on those it was trained on); “others” are the "
-        "actions that were not trained. Rollout, update and memory (above what the process held before) are those of one "
-        "iteration of 16 motions of 48 frames."
+        "actions that were not trained (of a run of free prompts: all captions of the corpus). Rollout, update and memory "
+        "(above what the process held before) are those of one iteration of 16 motions of 48 frames."
     )
     return page_html(
         title,
@@ -144,7 +146,7 @@ def summary(values: Mapping) -> str:
     prompts = "held-out prompts" if held_out(values) else "the prompts that it was trained on"
     title = f"target: {printable(target.get('name'))} ({prompts}, n = {target['after'].get('n')})"
     lines = [_lines(title, target, [key for key in COLUMNS if target.get(key)], names)]
-    title = f"everything else (n = {original['after'].get('n')})"
+    title = f"{others(values)} (n = {original['after'].get('n')})"
     lines.append(_lines(title, original, [key for key in COLUMNS if original.get(key)], names))
     if target["after"].get("bone_deviation") is not None:
         lines.append(f"bodies: {validity_words(target['after'])} (before: {validity_words(target['before'])})")
@@ -156,6 +158,9 @@ def summary(values: Mapping) -> str:
         of_its_own = f", a model of its own {target['full_data'].get('fid'):.2f}" if target.get("full_data") else ""
         closed = values.get("fid_gap_closed")
         lines.append(f"FID {fids}{of_its_own}" + ("" if closed is None else f": {closed:.0%} of the gap closed"))
+    found_nothing = unserved(values) if is_free(values) else []
+    lines += [f"search: {printable(line, 400)}" for line in found_nothing[:3]]
+    lines += [f"search: {len(found_nothing) - 3} more prompts for which nothing was found"] * (len(found_nothing) > 3)
     reward = values["reward"]
     rise = " -> ".join(_shown(reward.get(key), ".3f") for key in ("before", "after"))
     lines.append(f"reward {rise}; {_shown(values.get('wall_clock_s'), '.0f')} s")

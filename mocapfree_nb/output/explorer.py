@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocapfree_nb.edits import SIDES, bend_knees, lower_arms, shift_time
+from mocapfree_nb.edits import SIDES, bend_knees, lower_arms, shift_time, shrink_arms
 from mocapfree_nb.evaluator import EvaluatorModel, embed_evaluator
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.player import Chart
@@ -43,9 +43,10 @@ class Answer:
 class RewardQuestion:
     """What reward, evaluator and check say of a motion, raw features (T, F), as a motion of `prompt`, edited or not.
 
-    Calls take the share of the way to rest that each arm is lowered, the metres that the body sinks into its knees, and
-    the frames that it does everything later. `evaluator` answers with its Euclidean distance (small is near). The check
-    is of HumanML3D's joints: a label of `verify.CHECKS`, several with "+", or a function of joints (T, 22, 3).
+    Calls take the share of the way to rest that each arm is lowered, the metres that the body sinks into its knees, the
+    frames that it does everything later, and the share of its arms' length that is taken away. `evaluator` answers with its
+    Euclidean distance (small is near). The check is of HumanML3D's joints: a label of `verify.CHECKS`, several with "+", or
+    a function of joints (T, 22, 3).
     """
 
     def __init__(
@@ -67,17 +68,17 @@ class RewardQuestion:
             with torch.no_grad():
                 self._text = evaluator.encode_text(encoder([prompt]).to(evaluator.feature_mean.device))
 
-    def edited(self, left: float = 0.0, right: float = 0.0, knees: float = 0.0, shift: int = 0) -> Tensor:
-        """Joints (T, J, 3) of the motion with arms lowered, knees bent and time shifted."""
-        joints = self.joints
+    def edited(self, left: float = 0.0, right: float = 0.0, knees: float = 0.0, shift: int = 0, shrink: float = 0.0) -> Tensor:
+        """Joints (T, J, 3) of the motion with arms shortened and lowered, knees bent and time shifted."""
+        joints = shrink_arms(self.joints, shrink, skeleton=self.skeleton) if shrink else self.joints
         for side, share in zip(SIDES, (left, right), strict=True):
             joints = lower_arms(joints, share, (side,), self.skeleton) if share else joints
         depth = knees * (1000 if self.skeleton.unit == "mm" else 1)
         return shift_time(bend_knees(joints, depth, self.skeleton) if knees else joints, shift)
 
-    def __call__(self, left: float = 0.0, right: float = 0.0, knees: float = 0.0, shift: int = 0) -> Answer:
+    def __call__(self, left: float = 0.0, right: float = 0.0, knees: float = 0.0, shift: int = 0, shrink: float = 0.0) -> Answer:
         """The answers to the motion edited like this."""
-        joints = self.edited(left, right, knees, shift)
+        joints = self.edited(left, right, knees, shift, shrink)
         motion = rebuild(joints[None], self.lengths, self.skeleton)
         reward = float(checked_scores(self.reward, motion, self.lengths, [self.prompt]))
         distance = passes = None
@@ -93,6 +94,7 @@ SLIDERS = {  # name: its words, largest value, step
     "right": ("lower the right arm", 1.0, 0.05),
     "knees": ("bend the knees, m", 0.5, 0.02),
     "shift": ("do it later, frames", 20, 1),
+    "shrink": ("shrink the arms", 0.8, 0.05),
 }
 
 

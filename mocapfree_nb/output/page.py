@@ -10,7 +10,7 @@ import numpy as np
 from mocapfree_nb.player import page_html, player_code, player_html, player_scene
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, Skeleton
 
-__all__ = ["held_out", "column_names", "skeleton_in", "players_html"]
+__all__ = ["held_out", "is_free", "others", "unserved", "column_names", "skeleton_in", "players_html"]
 
 COLUMNS = ("before", "after", "best_of_n", "full_data")
 METRICS = {  # key -> (name, which way is better, what it says)
@@ -44,7 +44,8 @@ body{font:16px/1.55 system-ui,sans-serif;color:var(--text);background:var(--page
 padding:1.5rem 1rem 4rem}
 h1{font-size:1.7rem;line-height:1.25;margin:.3em 0}h2{font-size:1.2rem;margin:2.2em 0 .5em}
 h3{font-size:1rem;margin:1.4em 0 .2em}.lead{font-size:1.1rem}.soft,figcaption{color:var(--soft)}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:60%}
+.wide{overflow-x:auto}.strip img{min-width:40rem}td span{white-space:nowrap}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:60%}
 caption{text-align:left;color:var(--soft);padding-bottom:.3em}
 th,td{padding:.3em .8em;border-bottom:1px solid var(--line);text-align:right}
 th[scope=row]{text-align:left;font-weight:normal}thead th{font-weight:600}
@@ -52,6 +53,8 @@ th[scope=row]{text-align:left;font-weight:normal}thead th{font-weight:600}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1rem}.charts figure{margin:0}
 .charts svg{width:100%;height:auto;background:var(--panel);border-radius:6px}
 .charts text{fill:var(--soft);font-size:11px}details{margin:.6em 0}dt{font-weight:600}dd{margin:0 0 .5em}
+@media(max-width:40rem){.wide table{font-size:.85rem;min-width:100%}th,td{padding:.3em .25em}
+main .mocapfree-player figure canvas{height:min(300px,60vw)}}
 li{overflow-wrap:anywhere}td.value{text-align:left;white-space:normal;overflow-wrap:anywhere}
 """
 
@@ -65,9 +68,27 @@ def held_out(report: Mapping) -> bool:
     return not set(map(str, lists[0])) & set(map(str, lists[1]))
 
 
+def is_free(report: Mapping) -> bool:
+    """True of a run of the user's own prompts, for which there is no motion: nothing is known of it but its words."""
+    return report.get("experiment") == "free"
+
+
+def others(report: Mapping) -> str:
+    """What the prompts of `original` are: with free prompts all of the corpus, which may hold what they ask for."""
+    return "held-out captions of the corpus" if is_free(report) else "everything else"
+
+
+def unserved(report: Mapping) -> list[str]:
+    """What the last search of an exploration found nothing for, a line each prompt; [] of other runs."""
+    curves = report.get("curves")
+    last = curves[-1] if isinstance(curves, Sequence) and curves and isinstance(curves[-1], Mapping) else {}
+    lines = last.get("unserved")
+    return [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+
+
 def column_names(report: Mapping) -> dict[str, str]:
     """What the columns of a report are called: only a target with motion of its own can have been seen in training."""
-    saw = "other model" if report.get("experiment") == "free" else "saw the action"
+    saw = "other model" if is_free(report) else "saw the action"
     return {"before": "before", "after": "after", "best_of_n": "best of N", "full_data": saw}
 
 
@@ -102,8 +123,9 @@ def first_value(row: Mapping, key: str) -> object:
 def players_html(prompts: Sequence[str], motions: Sequence[np.ndarray], skeleton: Skeleton = HUMANML3D) -> str:
     """A page that plays the motion, joints (frames, joints, 3), of each prompt in a player of its own."""
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} generated motions: {', '.join(prompts)}"[:120]
+    named = len(prompts) > 1  # of one prompt the title says it already
     players = [
-        f"<h3>“{escape(prompt)}”</h3>{player_html(player_scene(joints, skeleton), code=False)}"
+        f"<h3>“{escape(prompt)}”</h3>" * named + player_html(player_scene(joints, skeleton), code=False)
         for prompt, joints in zip(prompts, motions, strict=True)
     ]
     return page_html(title, f"<h1>{escape(title)}</h1>{''.join(players)}{player_code()}", STYLE)

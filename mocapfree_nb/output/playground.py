@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mocapfree_nb.denoiser import MotionDenoiser
+from mocapfree_nb.edits import arm_joints, least_over_ankle, leg_joints
 from mocapfree_nb.files import WEIGHTS, UserError, is_file, is_folder, reason, write_atomically
 from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.player import _json, page_html, player_code, player_scene
@@ -111,7 +112,7 @@ def _packed_text(captions: list[str], scorer: RetrievalModel) -> dict:
 _ASSETS = files("mocapfree_nb") / "assets"
 _BODY, _STYLE, *_SCRIPTS = (
     (_ASSETS / name).read_text(encoding="utf-8")
-    for name in ("playground.html", "playground.css", "denoiser.js", "checks.js", "playground.js")
+    for name in ("playground.html", "playground.css", "denoiser.js", "checks.js", "edits.js", "playground.js")
 )
 
 
@@ -130,6 +131,7 @@ def playground_html(models: Mapping[str, MotionDenoiser], prompts: Sequence[str]
         "captions": [list(row) for row in captions], "text": text, "scene": scene, "scorer": _packed_scorer(scorer),
         "models": [{"name": name} | _packed_denoiser(model) for name, model in models.items()],
         "lacking": list(lacking), "width": default_text_encoder().width,
+        "body": {"arms": arm_joints(), "legs": leg_joints(), "least": least_over_ankle()},
     }
     data = f'<script type="application/json" id="playground-data">{_json(page)}</script>'
     return page_html("Text-to-motion playground", _BODY + data + player_code("".join(_SCRIPTS)), _STYLE)

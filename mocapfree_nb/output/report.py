@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,7 +20,10 @@ from mocapfree_nb.output.page import (
     escape,
     first_value,
     held_out,
+    is_free,
+    others,
     skeleton_in,
+    unserved,
 )
 from mocapfree_nb.player import page_html, player_code, player_html, player_scene
 from mocapfree_nb.validity import validity_words
@@ -32,7 +36,8 @@ SHOWN = 3  # motions of each part in the page; a run keeps more
 
 def _cell(key: str, value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return " / ".join("–" if as_number(v) is None else f"{as_number(v):.3f}" for v in value)
+        said = ["–" if as_number(v) is None else f"{as_number(v):.3f}" for v in value]
+        return " ".join(f"<span>{word}</span>" for word in [*(f"{word} /" for word in said[:-1]), *said[-1:]])
     number = as_number(value)
     if number is None:
         return "–"
@@ -45,7 +50,9 @@ def _interval(key: str, row: Mapping) -> str:
     "The 95% interval of a metric where the row has one, as a second line of its cell."
     found = (row.get("interval") or {}).get(INTERVALS.get(key)) or ()
     low, high = ([as_number(bound) for bound in found] + [None, None])[:2]
-    return "" if low is None or high is None else f"<br><small>{as_percent(low)} to {as_percent(high)}</small>"
+    if low is None or high is None:
+        return ""
+    return f"<br><small><span>{as_percent(low)} to</span> <span>{as_percent(high)}</span></small>"
 
 
 def _points(before: object, after: object) -> str:
@@ -59,11 +66,21 @@ def _points(before: object, after: object) -> str:
     return f"{'up' if change > 0 else 'down'} {abs(change):.1f} points"
 
 
+def _title(report: Mapping) -> str:
+    "What was to be learnt, as a title says it; of free prompts the first one."
+    prompts = report.get("prompts")
+    training = [str(prompt) for prompt in (prompts.get("training") or [])] if isinstance(prompts, Mapping) else []
+    if is_free(report) and training:
+        more = len(set(training)) - 1
+        return f"“{training[0]}”" + (f" and {more} more prompt{'s' * (more > 1)}" if more else "")
+    return str(report.get("target", {}).get("name") or report.get("experiment") or "adaptation")
+
+
 def _headline(report: Mapping) -> tuple[str, list[str]]:
     "The outcome as a title and sentences, by `verified` where it is known, else by R-precision@1."
     target, original = report.get("target", {}), report.get("original", {})
     before, after = target.get("before") or {}, target.get("after") or {}
-    name = str(target.get("name") or report.get("experiment") or "adaptation")
+    name, free = _title(report), is_free(report)
     key = "verified" if as_number(before.get("verified")) is not None else "r_precision"
     old, new = as_number(first_value(before, key)), as_number(first_value(after, key))
     what = "passed the check by geometry" if key == "verified" else "were matched to their own prompt first"
@@ -76,24 +93,24 @@ def _headline(report: Mapping) -> tuple[str, list[str]]:
         f"The model was asked {asked}. "
         f"Before adaptation {as_percent(old)} of its motions {what}, afterwards {as_percent(new)}."
     ]
+    if key != "verified":
+        lines.append("So says the evaluator, a network; no check by geometry knows what was asked, so look at the motions.")
     full = as_number(first_value(target.get("full_data") or {}, key))
     if full is not None:
-        other = "The other model" if report.get("experiment") == "free" else "A model that was shown such motions"
-        lines.append(f"{other} reaches {as_percent(full)}.")
+        lines.append(f"{'The other model' if free else 'A model that was shown such motions'} reaches {as_percent(full)}.")
     instead = as_number(first_value(target.get("best_of_n") or {}, key))
     if instead is not None:
         count = target["best_of_n"].get("samples", "N")
         lines.append(f"Sampling instead, the best of {count} by the reward: {as_percent(instead)}.")
     kept = [first_value(original.get(side) or {}, key) for side in ("before", "after")]
     if all(as_number(value) is not None for value in kept):
-        lines.append(f"On everything else: {as_percent(kept[0])} before, {as_percent(kept[1])} after ({_points(*kept)}).")
+        lines.append(f"On {others(report)}: {as_percent(kept[0])} before, {as_percent(kept[1])} after ({_points(*kept)}).")
     reward = report.get("reward", {})
     rise = [as_number(reward.get(side)) for side in ("before", "after")]
     if None not in rise and rise[1] - rise[0] > 0.02 and gain < 0.05:
-        lines.append(
-            f"The reward rose all the same, {rise[0]:.3f} to {rise[1]:.3f}: it was satisfied without the action "
-            "being done (reward hacking)."
-        )
+        fooled = "it was satisfied without the action being done (reward hacking)"
+        fooled = fooled if key == "verified" else "another network sees no gain (a sign of reward hacking)"
+        lines.append(f"The reward rose all the same, {rise[0]:.3f} to {rise[1]:.3f}: {fooled}.")
     return f"{name}: {word} from text alone", lines
 
 
@@ -103,10 +120,10 @@ def _table(part: Mapping, caption: str, names: Mapping[str, str]) -> str:
     head = "".join(f'<th scope="col"{marks[key]}>{names[key]}</th>' for key in columns)
     rows = []
     for key, (name, better, meaning) in METRICS.items():
-        if not any(key in part[column] for column in columns):
+        if all(first_value(part[column], key) is None for column in columns):
             continue
         cells = "".join(f"<td{marks[c]}>{_cell(key, part[c].get(key))}{_interval(key, part[c])}</td>" for c in columns)
-        rows.append(f'<tr><th scope="row" title="{escape(meaning)}">{name} {better}</th>{cells}</tr>')
+        rows.append(f'<tr><th scope="row" title="{escape(meaning)}">{escape(name)}{better and "&nbsp;"}{better}</th>{cells}</tr>')
     return (
         f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -118,9 +135,9 @@ def _series(curves: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
 
     def add(name: str, at: float, value: object) -> None:
-        if isinstance(value, Mapping) and name == "selection":
+        if isinstance(value, Mapping) and not all(str(part).isdecimal() for part in value):  # kinds of proposals, say
             for part, inner in value.items():
-                add(f"selection: {part}", at, inner)
+                add(f"{name}: {part}", at, inner)
             return
         if isinstance(value, Mapping | list | tuple):
             inner = list(value.values()) if isinstance(value, Mapping) else value
@@ -133,15 +150,15 @@ def _series(curves: Sequence[Mapping]) -> dict[str, list[tuple[float, float]]]:
     for index, record in enumerate(curves, start=1):
         at = as_number(record.get("iteration")) or index
         for name, value in record.items():
-            if name not in ("iteration", "time", "wall_clock_s"):
+            if name not in ("iteration", "time", "wall_clock_s", "seconds"):
                 add(name, at, value)
     return series
 
 
 def _is_flat(points: Sequence[tuple[float, float]]) -> bool:
-    "True where a curve never moves from its first value, so that a chart of it would say nothing."
+    "True where a curve never moves from its first value, or has but one: a chart of it would say nothing."
     values = [value for _, value in points]
-    return len(values) > 1 and max(values) - min(values) <= 1e-6 * max(abs(values[0]), 1e-12)
+    return max(values) - min(values) <= 1e-6 * max(abs(values[0]), 1e-12)
 
 
 def _chart(name: str, points: Sequence[tuple[float, float]], width: int = 320, height: int = 170) -> str:
@@ -184,7 +201,8 @@ def _picture(motion: Mapping, names: Mapping[str, str]) -> str:
     film_strips(rows, skeleton_in(rows), title=str(motion.get("prompt", ""))).savefig(buffer, format="png", dpi=90)
     words = f"Film strip, rows {', '.join(rows)}: a figure asked to do this: {motion.get('prompt', '')}"
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<p><img alt="{escape(words)}" src="data:image/png;base64,{data}"></p>'
+    image = f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
+    return f'<div class="wide strip" role="group" aria-label="Film strip" tabindex="0">{image}</div>'
 
 
 def _players(motions: Sequence[Mapping], names: Mapping[str, str]) -> str:
@@ -202,7 +220,10 @@ def _fold(summary: str, body: str) -> str:
 
 
 def _list(items: Sequence) -> str:
-    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
+    "Items in their order, each once, with how often where it comes again."
+    counts = Counter(map(str, items))
+    times = {item: f" ({count} times)" * (count > 1) for item, count in counts.items()}
+    return f"<ul>{''.join(f'<li>{escape(item)}{times[item]}</li>' for item in counts)}</ul>"
 
 
 def _settings(values: Mapping) -> str:
@@ -214,10 +235,12 @@ def _settings(values: Mapping) -> str:
     return f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
 
 
-def _forgotten(original: Mapping) -> str:
+def _forgotten(report: Mapping, original: Mapping) -> str:
     before, after = original.get("before") or {}, original.get("after") or {}
     if not (before and after):
         return "<p>Not measured in this run.</p>"
+    asked = "Held-out captions of the corpus that was to be kept." if is_free(report) else (
+        "Prompts for actions that the model knew before.")
     words = []
     for key, name in (("verified", "the check by geometry"), ("r_precision", "R-precision@1")):
         pair = (first_value(before, key), first_value(after, key))
@@ -229,7 +252,8 @@ def _forgotten(original: Mapping) -> str:
         share = as_number(after.get("verified")) or 0.5
         points = 196 * math.sqrt(max(share * (1 - share), 0.25 / count) / count)
         spread = f" Chance alone moves a share of {count:.0f} motions by about {points:.0f} points."
-    return f"<p>Prompts for actions that the model knew before. {escape('; '.join(words))}.{spread}</p>"
+    found = "; ".join(words)
+    return f"<p>{asked} {escape(found[:1].upper() + found[1:])}.{spread}</p>"
 
 
 def _honest(report: Mapping, target: Mapping, names: Mapping[str, str]) -> list[str]:
@@ -247,11 +271,12 @@ def _honest(report: Mapping, target: Mapping, names: Mapping[str, str]) -> list[
         )
     chosen = report.get("selection")
     if isinstance(chosen, Mapping) and as_number(chosen.get("chosen_iteration")) is not None:
-        how = "by prompts that nothing else uses and a scorer that is nothing else" if "score" in chosen else "the last"
-        lines.append(
-            f"Weights of iteration {as_number(chosen['chosen_iteration']):.0f} were kept ({how}); neither the check nor the "
-            "evaluation chose anything."
-        )
+        apart = chosen.get("held_out", not is_free(report))
+        asked = "by prompts that nothing else uses" if apart else "by the training prompts"
+        how = f"{asked} and a scorer that is nothing else" if "score" in chosen else "the last"
+        at = as_number(chosen["chosen_iteration"])
+        kept = f"Weights of iteration {at:.0f} were kept" if at else "No iteration was better: the weights before were kept"
+        lines.append(f"{kept} ({how}); neither the check nor the evaluation chose anything.")
     return lines
 
 
@@ -265,7 +290,8 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     motions, names = motions or {}, column_names(report)
     target, original = report.get("target", {}), report.get("original", {})
     title, sentences = _headline(report)
-    facts = [str(report[key]) for key in ("experiment", "device") if report.get(key)]
+    facts = ["free prompts" if is_free(report) and key == "experiment" else str(report[key])
+             for key in ("experiment", "device") if report.get(key)]
     if report.get("seed") is not None:
         facts.append(f"seed {report['seed']}")
     if (seconds := as_number(report.get("wall_clock_s"))) is not None:
@@ -276,18 +302,21 @@ def report_html(report: Mapping, motions: Mapping[str, Sequence[Mapping]] | None
     if shown and "after" in shown[0]:
         body.append(_picture(shown[0], names))
     asked = "Held-out prompts for the target" if held_out(report) else "The prompts that it was trained on"
-    body.append("<h2>The action it was to learn</h2>" + _table(target, asked, names))
+    body.append(f"<h2>{'The prompts' if is_free(report) else 'The action'} it was to learn</h2>" + _table(target, asked, names))
     gap = as_number(report.get("gap_closed"))
     if gap is not None:
-        other = names["full_data"] if report.get("experiment") == "free" else "model that saw the action"
+        other = names["full_data"] if is_free(report) else "model that saw the action"
         body.append(f"<p>Of the R-precision@1 gap to the {other}, {100 * gap:.0f}% is closed.</p>")
     body += [f"<p>{line}</p>" for line in _honest(report, target, names)]
+    if lines := unserved(report):
+        found_nothing = f"Prompts for which the last search found nothing that scores like known motion ({len(lines)})"
+        body.append(_fold(found_nothing, _list(lines)))
     if shown:
         body.append("<p class=soft>The first prompts of the list, not the best ones. Drag to turn, space to play.</p>")
     body.append(_players(shown, names))
-    body.append("<h2>What was forgotten</h2>" + _forgotten(original))
+    body.append("<h2>What was forgotten</h2>" + _forgotten(report, original))
     if original:
-        body.append(_table(original, "Prompts for everything else", names))
+        body.append(_table(original, f"Prompts: {others(report)}", names))
     body.append(_players(motions.get("original", [])[:SHOWN], names))
     series = _series(report.get("curves") or [])
     charts = [_chart(name, points) for name, points in series.items() if not _is_flat(points)]

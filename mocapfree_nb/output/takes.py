@@ -20,6 +20,7 @@ from ..reading import check_finite, load_array
 from ..skeleton import HUMANML3D, KIT_ML, Skeleton
 from ..viewer import check_joints, check_motions
 from .bvh import save_bvh
+from .page import COLUMNS
 from .video import save_gif, save_mp4
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def _read_run(path: Path) -> list[Take]:
             raise UserError(f"{path} does not hold the motions of a run: {group!r} is not joints (frames, joints, 3)")
         if len({skeleton.name for _, skeleton in known.values()}) > 1:
             raise UserError(f"{path} does not hold the motions of a run: {group!r} has joints of two skeletons")
+        known = {key: known[key] for key in (*(key for key in COLUMNS if key in known), *known)}  # in the order of reports
         panels = {printable(name.replace("_", " "), 80): joints for name, (joints, _) in known.items()}
         takes.append(Take(title, panels, next(iter(known.values()))[1], {"prompt": prompt} | about))
     return takes
