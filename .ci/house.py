@@ -155,11 +155,21 @@ def link_terms(path: Path, cells: list[dict]) -> None:
         cell["source"] = text.splitlines(keepends=True)
 
 
-def reading(path: Path) -> int:
-    """Minutes that the prose takes at 200 words a minute, in steps of five; folded answers and code not counted."""
+def words(path: Path) -> int:
+    """Words of the prose; folded answers, addresses of links and code not counted."""
     prose = " ".join(source(cell) for cell in read(path)["cells"] if cell["cell_type"] == "markdown" and cell["id"] != "way")
-    words = re.sub(r"<details>.*?</details>|\]\([^)]*\)", " ", prose, flags=re.S).split()
-    return max(5, 5 * round(len(words) / WORDS_A_MINUTE / 5))
+    return len(re.sub(r"<details>.*?</details>|\]\([^)]*\)", " ", prose, flags=re.S).split())
+
+
+def code_lines(path: Path) -> int:
+    """Lines of code, blank ones and cells that begin with `#| hide` not counted."""
+    cells = [source(cell) for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    return sum(bool(line.strip()) for text in cells if not text.startswith("#| hide") for line in text.splitlines())
+
+
+def reading(path: Path) -> int:
+    """Minutes that the prose takes at 200 words a minute, in steps of five."""
+    return max(5, 5 * round(words(path) / WORDS_A_MINUTE / 5))
 
 
 def seconds(path: Path) -> int | None:
@@ -174,15 +184,21 @@ def shown_seconds(path: Path) -> str:
     return "" if seconds(path) is None else f"{seconds(path)} s"
 
 
-def short_route() -> str:
-    """The table of the short route, for the index."""
-    lines = ["| lesson | after it you can | reading | all cells |", "|---|---|---|---|"]
+def short_route(course: list[Path]) -> str:
+    """The table of the short route, for the index, and how much the whole course is beside it."""
+    lines = ["| lesson | after it you can | words | lines of code | reading | all cells |", "|---|---|---|---|---|---|"]
     for name, good_for in ROUTE.items():
         path = NBS / f"{name}.ipynb"
-        lines.append(f"| [{label(path)}]({name}.ipynb) | {good_for} | {reading(path)} min | {shown_seconds(path)} |")
+        size = f"{round(words(path), -2):,} | {round(code_lines(path), -1):,} | {reading(path)} min | {shown_seconds(path)}"
+        lines.append(f"| [{label(path)}]({name}.ipynb) | {good_for} | {size} |")
     paths = [NBS / f"{name}.ipynb" for name in ROUTE]
     run = sum(seconds(path) or 0 for path in paths)
-    return "\n".join([*lines, f"| together | | {sum(map(reading, paths))} min | {run} s |"])
+    (prose, code), (all_prose, all_code) = (
+        [round(sum(map(count, some)), -2) for count in (words, code_lines)] for some in (paths, course)
+    )
+    size = f"{prose:,} | {code:,} | {sum(map(reading, paths))} min | {run} s"
+    whole = f"All {len(course)} notebooks have {all_prose:,} words and {all_code:,} lines of code, to the nearest hundred."
+    return "\n".join([*lines, f"| together | | {size} |", "", whole])
 
 
 def table(course: list[Path]) -> str:
@@ -246,11 +262,11 @@ def everything() -> dict[Path, str]:
         if cell["id"] == "lessons":
             cell["source"] = f"## The lessons\n\n{table(course)}".splitlines(keepends=True)
         if cell["id"] == "route":
-            cell["source"] = short_route().splitlines(keepends=True)
+            cell["source"] = short_route(course).splitlines(keepends=True)
     made[NBS / "index.ipynb"] = text_of(index)
-    words = read(NBS / "glossary.ipynb")
-    words["cells"][0]["source"] = with_badge(NBS / "glossary.ipynb", source(words["cells"][0])).splitlines(keepends=True)
-    made[NBS / "glossary.ipynb"] = text_of(words)
+    terms = read(NBS / "glossary.ipynb")
+    terms["cells"][0]["source"] = with_badge(NBS / "glossary.ipynb", source(terms["cells"][0])).splitlines(keepends=True)
+    made[NBS / "glossary.ipynb"] = text_of(terms)
     made[NBS / "sidebar.yml"] = sidebar(course)
     made[ROOT / "README.md"] = readme(index)
     return made

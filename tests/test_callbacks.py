@@ -103,3 +103,13 @@ def test_ddpo_imports_no_widget():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout))
     assert "torch" in loaded and not loaded & {"anywidget", "IPython", "matplotlib", "ipywidgets"}
+
+
+def test_a_training_view_draws_clipped_ratios_only_where_there_are_some():
+    from mocapfree_nb.output.live import TrainingView
+
+    view = TrainingView(make_trainer().policy, "walks", 16)
+    for iteration, shares in enumerate(([0.0, None], [0.25, None]), start=1):
+        view.on_iteration({"iteration": iteration, "reward": 0.5, "clip_share": shares})
+        names = [line["name"] for chart in view.player.scene["charts"] for line in chart["lines"]]
+        assert names == ["reward", "share of ratios clipped"][:iteration]

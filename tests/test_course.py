@@ -74,6 +74,26 @@ def test_links_into_the_glossary_lead_to_a_term():
         assert set(re.findall(r"glossary\.ipynb#([\w-]+)", text(path))) <= terms, path.name
 
 
+def test_a_term_with_the_number_of_a_lesson_names_the_one_that_builds_it():
+    "`[LoRA](...#lora) (lesson 16)`, `[...](...#geometric-check) of lesson 03`: lessons were renumbered before."
+    entry = r'<a id="([^"]+)"></a>(?:(?!<a id).)*?\[Lesson (\d\d)\]'
+    built, found = dict(re.findall(entry, text(NBS / "glossary.ipynb"), re.S)), 0
+    for path in NOTEBOOKS:
+        for term, number in re.findall(r"glossary\.ipynb#([\w-]+)\)(?: \(| of )lesson (\d\d)", text(path)):
+            assert built[term] == number, f"{path.name} says lesson {number} of {term}"
+            found += 1
+    assert found > 15
+
+
+def test_stored_outputs_hold_no_name_of_a_python_object():
+    "A cell that ends in `axis.legend()` shows `<matplotlib.legend.Legend ...>` under its figure; a semicolon mends that."
+    for path in NOTEBOOKS:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                if set(output.get("data", {})) == {"text/plain"}:
+                    assert not re.match(r"<[\w.]+[ >]", "".join(output["data"]["text/plain"])), f"{path.name} {cell['id']}"
+
+
 def notebook(source: str, **ran) -> dict:
     "A notebook of one cell; `ran`: what Jupyter adds."
     cell = {"cell_type": "code", "execution_count": None, "id": "one", "metadata": {}, "outputs": [], "source": [source]}

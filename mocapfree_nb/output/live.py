@@ -38,14 +38,14 @@ class TrainingView(Callback):
         self.rewards.append(record["reward"])
         if record["iteration"] % self.every == 0:
             self.now = self.sample()
+        charts = [Chart({"reward": self.rewards}, along="iteration", first=record["iteration"] + 1 - len(self.rewards))]
         clipped = [math.nan if share is None else share for share in record["clip_share"]]
+        if any(share > 0 for share in clipped):  # with one update a rollout none is: a flat line would say nothing
+            charts.append(Chart({"share of ratios clipped": clipped}, along="denoising step"))
         name = f"after {record['iteration']} iterations"
         self.player.show(
             {"before": self.before, name: self.now},
             captions={name: f"mean reward {record['reward']:.3f}"},
             title=self.prompt,
-            charts=[
-                Chart({"reward": self.rewards}, along="iteration", first=record["iteration"] + 1 - len(self.rewards)),
-                Chart({"share of ratios clipped": clipped}, along="denoising step"),
-            ],
+            charts=charts,
         )
