@@ -82,10 +82,11 @@ class PromptTracker:
 
 # %% ../nbs/5_rl/15_advantages.ipynb #42d6a6b8
 def temporal_differences(scores: Tensor) -> Tensor:
-    """Change in the score of the predicted x_0 that each step but the last brought about.
+    """One-step temporal differences: the change in the score of the predicted x_0 that each step but the last brought about.
 
-    `scores` is (batch, steps): the reward of `trajectory.predicted_x0`. Returns (batch, steps - 1): the last step only
-    writes its prediction down. Rows add up to the final score minus the first.
+    `scores` is (batch, steps): the reward of `trajectory.predicted_x0`, an estimate of how each trajectory ends. Returns
+    (batch, steps - 1): the last step only writes its prediction down. Rows add up to the final score minus the first. One
+    alone is greedy, and biased by the change in the estimate's error; no shaping, which counts all that follow.
     """
     return scores[:, 1:] - scores[:, :-1]
 
@@ -151,13 +152,13 @@ def check_group_size(advantage: str, prompts: int, motions: int) -> None:
 # %% ../nbs/5_rl/15_advantages.ipynb #c96002e6
 @register_advantage("branching", scores="candidates")
 def branching_advantages(scores: Tensor, groups: list, tracker: PromptTracker) -> Tensor:
-    """Candidates of one state compared by the reward of the predicted x_0 that each leads to."""
+    """Candidates of one state compared by the reward of the predicted x_0 each leads to, in deviations of their step."""
     return group_advantages(scores, groups)
 
 # %% ../nbs/5_rl/15_advantages.ipynb #b6d3c318
 @register_advantage("per_step", scores="predictions")
 def per_step_advantages(scores: Tensor, groups: list, tracker: PromptTracker) -> Tensor:
-    """One-step temporal differences, compared at each step with those of the same prompt."""
+    """One-step temporal differences, compared with those of the same prompt and step, in deviations of that step."""
     return group_advantages(temporal_differences(scores), groups)
 
 # %% ../nbs/5_rl/15_advantages.ipynb #46203fb5

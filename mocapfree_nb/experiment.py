@@ -272,7 +272,7 @@ def adapt(
     evaluator: str | Path = WEIGHTS / "evaluator",
     checks: Checks | None = None,
     config: LearnConfig | DDPOConfig | SampleConfig | None = None,
-    steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None,
+    steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None, min_std: float = 0.0,
     folder: str | Path | None = None,
     contrastive: bool = False, mirrored: bool = False,
     evaluation_prompts: int = 32, device: str = "cpu",
@@ -289,10 +289,10 @@ def adapt(
     `full_model` saw the target; the shipped one is left out where that is another.
     `reward` scores raw motion (batch, frames, features), lengths (batch,), prompts: (batch,). By default it is the retrieval
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
-    mirror image's (lesson 14). `steps`, `solver` and `eta` choose how the policy samples (lesson 09). `folder` keeps the
-    run; one that is already there with the same settings goes on where it stopped. `on_iteration` is told how training goes:
-    a function of an iteration's record, a `callbacks.Callback`, or several. Of several processes (`parallel.start`) all
-    learn and evaluate; the main one writes, and is the one that `on_iteration` hears.
+    mirror image's (lesson 14). `steps`, `solver`, `eta` and `min_std` choose how the policy samples (lesson 09). `folder`
+    keeps the run; one that is already there with the same settings goes on where it stopped. `on_iteration` is told how
+    training goes: a function of an iteration's record, a `callbacks.Callback`, or several. Of several processes
+    (`parallel.start`) all learn and evaluate; the main one writes, and is the one that `on_iteration` hears.
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or LearnConfig()
@@ -306,6 +306,7 @@ def adapt(
     scorers = load_scorers(retrieval, evaluator, checks, device)
     own, reward = reward, _choose_reward(reward, scorers, task, contrastive, mirrored)
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
+    sampling |= {"min_std": min_std}
     policy = load_policy(model, **sampling)
     check_fit(policy, scorers, corpus)
     check_start(policy, reward, task, config)

@@ -7,7 +7,15 @@ import pytest
 import torch
 from small_policy import height, make_policy
 
-from mocapfree_nb.advantages import PromptTracker, collect_branches, group_advantages, timestep_weights
+from mocapfree_nb.advantages import (
+    PromptTracker,
+    branching_advantages,
+    collect_branches,
+    group_advantages,
+    per_step_advantages,
+    temporal_differences,
+    timestep_weights,
+)  # fmt: skip
 from mocapfree_nb.denoiser import Denoiser
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy
@@ -45,6 +53,29 @@ def test_a_group_of_equal_rewards_has_no_advantage_even_with_rounding():
 def test_advantages_need_one_prompt_a_reward():
     with pytest.raises(ValueError, match="3 rewards for 2 prompts"):
         group_advantages(torch.zeros(3), ["a", "b"])
+
+
+def test_temporal_differences_telescope_and_with_exact_values_are_the_true_advantages():
+    # two steps of two equally likely actions each: the value of a state is the mean reward of what it can end in
+    ends = torch.tensor([[0.2, 0.6], [0.5, 0.9]])  # (first action, second action)
+    first, second = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])  # all four trajectories
+    values = torch.stack([ends.mean().expand(4), ends.mean(1)[first], ends[first, second]], dim=1)
+    differences = temporal_differences(values)
+    torch.testing.assert_close(differences, torch.tensor([[-0.15, -0.2], [-0.15, 0.2], [0.15, -0.2], [0.15, 0.2]]))
+    torch.testing.assert_close(differences.sum(1), ends[first, second] - ends.mean())
+    shared, own = torch.tensor([0.0, 3.0, -2.0]), torch.tensor([[0.0, -0.4, 0.0]] * 2 + [[0.0, 0.0, 0.0]] * 2)
+    same, prompts = per_step_advantages(values, ["a"] * 4, PromptTracker()), ["a"] * 4
+    torch.testing.assert_close(per_step_advantages(values + shared, prompts, PromptTracker()), same, atol=1e-5, rtol=0)
+    biased = per_step_advantages(values + own, prompts, PromptTracker())  # an error that tells states apart does not drop out
+    assert (biased[:, 1] - same[:, 1]).abs().min() > 0.1
+
+
+def test_every_step_is_lifted_to_one_size_and_keeps_its_order():
+    shape = torch.tensor([-1.0, 0.5, 1.5, -1.0], dtype=torch.float64)
+    scores = 0.7 + shape[:, None] * torch.tensor([0.01, 0.0004])
+    found = branching_advantages(scores, [0] * 4, PromptTracker())
+    expected = (shape / shape.square().mean().sqrt())[:, None].expand(4, 2)
+    torch.testing.assert_close(found, expected, atol=4e-3, rtol=0)  # but for the eps that keeps rounding from counting
 
 
 class Speaks(Denoiser):

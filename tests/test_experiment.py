@@ -694,6 +694,20 @@ def test_which_models_are_taken_where_none_is_named(monkeypatch):
             experiment.adapt(corpus=CORPUS, **arguments)
 
 
+def test_a_floor_under_the_deviation_reaches_the_policy_from_the_command_line(monkeypatch, capsys, tmp_path):
+    plain, floored = (registry.load_policy(files.WEIGHTS / "denoiser-leave-one-out", min_std=floor) for floor in (0.0, 0.7))
+    room = (1 - floored.alphas_next).sqrt()  # no step may hold more noise than its next state
+    torch.testing.assert_close(floored.stds, torch.maximum(plain.stds, room.clamp(max=0.7)))
+    assert (floored.stds > plain.stds).any() and floored.stds[-1] == 0
+    taken = []
+    monkeypatch.setattr(experiment, "load_policy", lambda model, **how: taken.append(how["min_std"]) or 1 / 0)
+    monkeypatch.setattr(experiment, "load_corpus", lambda: CORPUS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        command(capsys, monkeypatch, "adapt", "--prompt", "a person salutes", "--min-std", "0.7", "--device", "cpu")
+    assert taken == [0.7]
+
+
 def test_a_free_prompts_report_says_only_what_is_so(base):
     report = quick(base, target=None, prompts=["a person salutes"], full_model=files.WEIGHTS / "denoiser")
     text = report.to_html() + comparison.summary(report.values)

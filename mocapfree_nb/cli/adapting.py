@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mocapfree_nb.cli.common import (
-    Algorithm, ConfigFile, Corpus, DenoisingSteps, Device, Eta, Guidance, Iterations, MaxFrames, Seed, Set, Solver,
+    Algorithm, ConfigFile, Corpus, DenoisingSteps, Device, Eta, Guidance, Iterations, MaxFrames, MinStd, Seed, Set, Solver,
     Track, announce, by_main, find_function, going_on, launched, pick_device, read_checks, read_prompts, refuse_finished,
     run_folder, say, tracker,
 )  # fmt: skip
@@ -104,6 +104,7 @@ def adapt(
     guidance: Guidance = 2.5,
     solver: Solver = "ddim",
     eta: Eta = None,
+    min_std: MinStd = 0.0,
     seed: Seed = 0,
     device: Device = "auto",
     name: Annotated[str, typer.Option(help="Run folder under runs/.")] = "adapt",
@@ -159,6 +160,7 @@ def adapt(
             guidance_scale=guidance,
             solver=solver,
             eta=eta,
+            min_std=min_std,
             folder=folder,
             on_iteration=tracker(track, folder),
             device=device,

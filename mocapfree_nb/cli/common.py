@@ -72,6 +72,10 @@ Eta = Annotated[
     float | None,
     typer.Option(help="Share of fresh noise of solver ddim, 0 to 1 (default 1).", min=0, max=1, callback=check_finite),
 ]
+MinStd = Annotated[
+    float,
+    typer.Option(help="Floor under the standard deviation of a noisy denoising step; 0 is none.", min=0, callback=check_finite),
+]
 FramesPerSecond = Annotated[
     float | None, typer.Option(help="Frames a second (default: the skeleton's).", min=0.1, max=999, callback=check_finite)
 ]

@@ -69,10 +69,12 @@ def load_policy(
     solver: str = "ddim",
     eta: float | None = None,
     text_encoder: str | Path | None = None,
+    min_std: float = 0.0,
 ) -> DiffusionPolicy:
     """A policy around a saved denoiser (or one in memory), ready to generate in `steps` denoising steps.
 
     `text_encoder` is the folder of the one that a published model reads, if it is not in transformers' own store.
+    `min_std` is a floor under the steps' standard deviation (`solvers.ddim_std`).
     Raises `UserError` for a model that cannot be read, or that allows no such sampling.
     """
     if not math.isfinite(guidance_scale):
@@ -80,7 +82,7 @@ def load_policy(
     denoiser = model if isinstance(model, Denoiser) else load_denoiser(model)
     encoder = _text_encoder(denoiser, text_encoder)
     try:
-        return DiffusionPolicy(denoiser.to(device), encoder, steps, eta, guidance_scale, solver=solver)
+        return DiffusionPolicy(denoiser.to(device), encoder, steps, eta, guidance_scale, min_std, solver=solver)
     except ValueError as error:
         raise UserError(f"{model if isinstance(model, (str, Path)) else 'this denoiser'}: {error}") from error
 
