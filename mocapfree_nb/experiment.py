@@ -275,6 +275,7 @@ def adapt(
     evaluation_prompts: int = 32, device: str = "cpu",
     on_iteration: object = None, progress: bool = True,
     reward: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
+    second_scorer: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
 ) -> Report:
     """Adapt `model` from text alone, evaluate it before and after, and report.
 
@@ -286,10 +287,11 @@ def adapt(
     `full_model` saw the target; the shipped one is left out where that is another.
     `reward` scores raw motion (batch, frames, features), lengths (batch,), prompts: (batch,). By default it is the retrieval
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
-    mirror image's (lesson 14). `steps`, `solver` and `eta` choose how the policy samples (lesson 09). `folder` keeps the
-    run; one that is already there with the same settings goes on where it stopped. `on_iteration` is told how training goes:
-    a function of an iteration's record, a `callbacks.Callback`, or several. Of several processes (`parallel.start`) all
-    learn and evaluate; the main one writes, and is the one that `on_iteration` hears.
+    mirror image's (lesson 14); `second_scorer` is what the gate of a KL term compares it with (lesson 38). `steps`, `solver` and
+    `eta` choose how the policy samples (lesson 09). `folder` keeps the run; one that is already there with the same settings
+    goes on where it stopped. `on_iteration` is told how training goes: a function of an iteration's record, a
+    `callbacks.Callback`, or several. Of several processes (`parallel.start`) all learn and evaluate; the main one writes, and is
+    the one that `on_iteration` hears.
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or LearnConfig()
@@ -329,7 +331,7 @@ def adapt(
     with count_calls(policy.denoiser) as calls:
         after = _keep_last(policy, base, config, folder, seen, callbacks)
         follow = checked if isinstance(config, LearnConfig) else wholly  # what exploration proposes is on rigid bones
-        log = learn_task(policy, follow, task, config, selector, folder, after, progress)
+        log = learn_task(policy, follow, task, config, selector, folder, after, progress, second_scorer)
     rows["after"] = evaluation(policy)
     made = int(parallel.total(tensor(calls.made, device=policy.device)))
     cost = round(made * len(log) / max(1, len(seen)))  # of a run that went on, what all of it took

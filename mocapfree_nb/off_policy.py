@@ -25,6 +25,7 @@ from .features import length_mask
 from .files import UserError, write_atomically
 from .reading import save_state
 from .policy import DiffusionPolicy
+from .regularisers import RewardShaping, shaped_reward
 from .setting_checks import check_settings
 from .reading import load_state
 from .text import TextEmbedding
@@ -98,7 +99,7 @@ def distillation_loss(policy: DiffusionPolicy, base: Retained, count: int, gener
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #5fea4f19
 @dataclass(frozen=True)
-class LearnConfig:
+class LearnConfig(RewardShaping):
     """Settings of `explore_and_learn`."""
 
     rounds: int = 3
@@ -115,6 +116,7 @@ class LearnConfig:
     bfloat16: bool = False  # the network's part of search and learning, where the processor has it; losses stay float32
 
     def __post_init__(self):
+        super().__post_init__()
         check_settings(
             self,
             whole=dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1) | {"seed": 0},
@@ -295,6 +297,7 @@ def explore_and_learn(
     Raises `UserError` where there is nothing to recombine, to choose, or to keep.
     """
     config, search = config or LearnConfig(), search or ExploreConfig()
+    reward = shaped_reward(reward, config)
     if not prompts or not retained:
         lack = "prompts to learn" if not prompts else "retained prompts (what must not be forgotten)"
         raise UserError(f"exploration needs {lack}: give at least one")
