@@ -398,7 +398,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_its_table_says_all_rows(monke
 
     monkeypatch.setattr(comparison, "run_one", run_one)
     for name in ("load_corpus", "without_others", "make_task", "load_scorers", "load_policy", "PolicyEvaluation"):
-        monkeypatch.setattr(comparison, name, lambda *_, **__: SimpleNamespace(reward=height))
+        monkeypatch.setattr(comparison, name, lambda *_, **__: SimpleNamespace(reward=height, rigid=True))
     out, names = tmp_path / "a.json", ["raft", "nft"]
     with pytest.raises(KeyboardInterrupt):
         comparison.compare_algorithms(out, names, 5000, say=lambda _: None)
