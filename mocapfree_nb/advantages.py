@@ -208,6 +208,9 @@ class Experience:
     log_probs: Tensor  # (actions, steps - 1) when the actions were taken
     rewards: Tensor  # (actions,) score of the motion in the end
     advantages: Tensor  # (actions, steps - 1)
+    motion: Tensor  # (actions, frames, features) what was scored in the end, raw
+    prompts: list[str]  # of each action
+    gate: Tensor  # (states,) how much a divergence from the base counts there
 
 # %% ../nbs/5_rl/15_advantages.ipynb #cc0151b8
 @torch.no_grad()
@@ -275,6 +278,9 @@ def collect_trajectories(
         log_probs=played.log_probs[:, :-1],
         rewards=scores[:, -1] if scores.ndim == 2 else scores,
         advantages=estimate_advantages(estimator, scores, groups, tracker, policy.steps - 1),
+        motion=played.motion,
+        prompts=played.prompts,
+        gate=torch.ones(len(played), device=policy.device),
     )
 
 # %% ../nbs/5_rl/15_advantages.ipynb #8d156fef
@@ -316,7 +322,8 @@ def collect_branches(
         next_mean, next_std, next_x0 = step_in_batches(
             policy, after, step + 1, their_text, their_lengths, x0[origin], micro_batch
         )
-        scores = checked_scores(reward, policy.to_raw(next_x0, their_lengths), their_lengths, asked)
+        motion = policy.to_raw(next_x0, their_lengths)
+        scores = checked_scores(reward, motion, their_lengths, asked)
         log_probs = policy.step_log_prob(after, mean[origin], std[origin], their_lengths)
         for name, value in (("before", state), ("after", after), ("log_probs", log_probs), ("scores", scores)):
             found[name].append(value)
@@ -333,6 +340,9 @@ def collect_branches(
         log_probs=torch.stack(found["log_probs"], dim=1),
         rewards=scores[:, -1],
         advantages=estimate_advantages(find_advantage(advantage), scores, groups, tracker, policy.steps - 1),
+        motion=motion,
+        prompts=asked,
+        gate=torch.ones(len(lengths), device=policy.device),
     )
 
 # %% ../nbs/5_rl/15_advantages.ipynb #4b04c3d2

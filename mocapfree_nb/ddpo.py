@@ -28,6 +28,7 @@ from .distillation import apply_gradients, distillation_gradient, gradient_norm,
 from .files import UserError
 from .lora import merge_lora
 from .policy import DiffusionPolicy, Trajectory, draw_seeds
+from .regularisers import Regularisers, gate_states, second_opinion, shaped_reward
 from .setting_checks import check_settings
 from .rewards import Reward
 from .run_settings import ask_selector, check_arguments, check_lengths, check_prompts
@@ -87,8 +88,8 @@ def _score(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, config:
 
 # %% ../nbs/5_rl/17_ddpo.ipynb #778cfffc
 @dataclass(frozen=True)
-class DDPOConfig:
-    """Settings of one adaptation; the defaults are the recipe of `mocapfree demo`."""
+class DDPOConfig(Regularisers):
+    """Settings of one adaptation, regularisers (lesson 38) among them; the defaults are the recipe of `mocapfree demo`."""
 
     iterations: int = 100
     prompts_per_iteration: int = 6
@@ -106,7 +107,6 @@ class DDPOConfig:
     weigh_timesteps: bool = True
     lora_rank: int = 8  # 0 trains all weights
     lora_alpha: float = 16.0
-    kl_weight: float = 0.0
     distillation_weight: float = 0.2
     distillation_batch: int = 64
     select_every: int = 20  # iterations between two evaluations for checkpoint selection
@@ -115,6 +115,7 @@ class DDPOConfig:
     bfloat16: bool = False  # the network's part of rollout and update, where the processor has it; losses stay float32
 
     def __post_init__(self):
+        super().__post_init__()
         for name, known in (("objective", OBJECTIVES), ("advantage", ADVANTAGES)):
             if (value := getattr(self, name)) not in known:
                 raise UserError(f"{name} should be one of {', '.join(known)}, not {value!r}")
@@ -126,7 +127,7 @@ class DDPOConfig:
                 **dict.fromkeys(("lora_rank", "seed"), 0),
             },
             positive=("learning_rate", "gradient_clip", "clip_range", "advantage_clip", "lora_alpha", "timestep_share"),
-            not_negative=("weight_decay", "kl_weight", "distillation_weight"),
+            not_negative=("weight_decay", "distillation_weight"),
             flags=("weigh_timesteps", "bfloat16"),
         )
         if self.timestep_share > 1:
@@ -182,7 +183,8 @@ def step_loss(
     if config.kl_weight:
         with torch.no_grad():
             reference = frozen.step(x_t, step, text, lengths, frozen.previous_prediction(earlier, step, text, lengths))[0]
-        loss = loss + config.kl_weight * step_divergence(policy, mean - reference, std, lengths).sum() / len(experience.lengths)
+        divergence = experience.gate[states] * step_divergence(policy, mean - reference, std, lengths)
+        loss = loss + config.kl_weight * divergence.sum() / len(experience.lengths)
     return loss, torch.exp(weight * (log_prob.detach() - old))
 
 # %% ../nbs/5_rl/17_ddpo.ipynb #14804fa4
@@ -221,8 +223,7 @@ def policy_gradient(
     """Gradient of the policy loss averaged over the denoising steps `chunk`; notes each step's numbers in `stats`."""
     gradients = [torch.zeros_like(p) for p in parameters]
     for step in chunk:
-        weight = float(weights[step])
-        gradient, ratio = step_gradient(policy, experience, step, weight, parameters, config, frozen, len(chunk))
+        gradient, ratio = step_gradient(policy, experience, step, float(weights[step]), parameters, config, frozen, len(chunk))
         if audit and len(ratio):
             audit_ratio(ratio)
         off = (ratio - 1).abs()
@@ -282,25 +283,28 @@ def update(
 class DDPOTrainer:
     """Denoising Diffusion Policy Optimization of `policy.denoiser`, in place, against a reward.
 
-    policy: the policy to adapt.
-    reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features.
+    policy: the policy to adapt. reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features.
     prompts: training prompts. lengths: (n,) motion lengths in frames to draw from.
     config: a `DDPOConfig`. retained_prompts: what must not be forgotten; needed if its `distillation_weight` is not 0.
     selector: `selector(policy) -> dict` with at least "score"; the weights with the highest score are kept. If none
         scores above the policy before training (too strict to see progress, say), the last ones are.
+    second: a reward that the gate of the KL term compares `reward` with, see `regularisers.second_opinion`.
     folder: where `log.jsonl` and `checkpoints/` go. A run of the same `run_settings` and reward there goes on.
     Frozen parameters stay (see `trainable` and `add_lora`). Raises `UserError` for what a user can mend.
     """
 
     settings_type, densities, old, per_step = DDPOConfig, True, None, ("gradient_norm", "clip_share", "ratio")
 
-    def __init__(self, policy, reward, prompts, lengths, config=None, retained_prompts=(), selector=None, folder=None):
+    def __init__(
+        self, policy, reward, prompts, lengths, config=None, retained_prompts=(), selector=None, folder=None, second=None
+    ):
         self.config, name = (config := config or self.settings_type()), self.settings_type.__name__
         if not isinstance(config, self.settings_type):
             raise UserError(f"config should be a {name}, not a {type(config).__name__}: {name}(iterations=10) makes one")
         check_arguments(policy, reward, prompts, retained_prompts, config, selector, self.densities)
         policy = policy.with_bfloat16(True) if getattr(config, "bfloat16", False) else policy  # not every algorithm has it
-        self.policy, self.reward, self.selector = policy, reward, selector
+        self.policy, self.reward, self.selector = policy, shaped_reward(reward, config), selector
+        self.opinion = second_opinion(reward, config, second)
         self.prompts, retained_prompts = check_prompts(prompts, "prompts"), check_prompts(retained_prompts, "retained_prompts")
         self.lengths, self.folder = check_lengths(lengths), Path(folder) if folder else None
         self.settings = run_settings(policy, self.prompts, self.lengths, config, retained_prompts, selector)
@@ -365,10 +369,9 @@ class DDPOTrainer:
     def learn(self) -> dict:
         """One rollout and its update: the mean "reward", and what else the log says of them."""
         experience = collect(self.policy, self.reward, self.prompts, self.lengths, self.config, self.tracker, self.generator)
-        stats = update(
-            self.policy, experience, self.optimizer, self.weights, self.config, self.generator, self.retained, self.frozen
-        )
-        return {"reward": float(parallel.gather(experience.rewards).mean()), **stats}
+        experience = gate_states(experience, self.opinion, self.config.kl_gate) if self.opinion else experience
+        given = self.optimizer, self.weights, self.config, self.generator, self.retained, self.frozen
+        return {"reward": float(parallel.gather(experience.rewards).mean()), **update(self.policy, experience, *given)}
 
     def iterate(self) -> dict:
         """One rollout and its update; returns (and logs) what happened. Raises `UserError` once `run` is over."""

@@ -278,6 +278,7 @@ def adapt(
     evaluation_prompts: int = 32, device: str = "cpu",
     on_iteration: object = None, progress: bool = True,
     reward: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
+    second_scorer: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
 ) -> Report:
     """Adapt `model` from text alone, evaluate it before and after, and report.
 
@@ -289,7 +290,8 @@ def adapt(
     `full_model` saw the target; the shipped one is left out where that is another.
     `reward` scores raw motion (batch, frames, features), lengths (batch,), prompts: (batch,). By default it is the retrieval
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
-    mirror image's (lesson 14). `steps`, `solver`, `eta` and `min_std` choose how the policy samples (lesson 09). `folder`
+    mirror image's (lesson 14); `second_scorer` is what the gate of a KL term compares it with (lesson 38). `steps`, `solver`,
+    `eta` and `min_std` choose how the policy samples (lesson 09). `folder`
     keeps the run; one that is already there with the same settings goes on where it stopped. `on_iteration` is told how
     training goes: a function of an iteration's record, a `callbacks.Callback`, or several. Of several processes
     (`parallel.start`) all learn and evaluate; the main one writes, and is the one that `on_iteration` hears.
@@ -333,7 +335,7 @@ def adapt(
     notify(callbacks, "on_start", settings)
     after = _keep_last(policy, base, config, folder, callbacks)
     follow = checked if isinstance(config, LearnConfig) else wholly  # what exploration proposes is on rigid bones
-    log = learn_task(policy, follow, task, config, selector, folder, after, progress)
+    log = learn_task(policy, follow, task, config, selector, folder, after, progress, second_scorer)
     rows["after"] = evaluation(policy, bars.get("after"))
     cost = sum(record["network_calls"] for record in log)
     rows["best_of_n"] = _sample_instead(base, evaluation, wholly, cost, bars.get("best_of_n"))

@@ -15,6 +15,7 @@ from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.files import UserError
 from mocapfree_nb.off_policy import LearnConfig, explore_and_learn
 from mocapfree_nb.policy import DiffusionPolicy
+from mocapfree_nb.regularisers import check_divergence
 from mocapfree_nb.run_settings import check_trainable
 from mocapfree_nb.tasks import Task
 
@@ -65,6 +66,7 @@ def check_start(policy: DiffusionPolicy, reward: Callable[..., Tensor], task: Ta
     if trainer.densities:
         check_trainable(policy)
     else:
+        check_divergence(policy, config)
         trainer.check_reward(policy, reward, task.training_prompts, task.retained.lengths)
 
 
@@ -77,11 +79,12 @@ def learn_task(
     folder: str | Path | None = None,
     on_iteration: Callable[[dict], None] | None = None,
     progress: bool = True,
+    second: Callable | None = None,
 ) -> list[dict]:
     """Teach `policy`, in place, the training prompts of `task`; the log, one record an iteration.
 
     `config`, of a type in `ALGORITHMS`, says which algorithm, and its settings. `selector` and `folder` as in `DDPOTrainer`:
-    a run that is already in `folder` goes on where it stopped.
+    a run that is already in `folder` goes on where it stopped. `second` is what a gate compares the reward with.
     """
     retained = task.retained
     if isinstance(config, LearnConfig):
@@ -92,6 +95,6 @@ def learn_task(
             selector=selector, folder=folder, on_round=seen, progress=progress,
         )  # fmt: skip
     trainer = _trainer(config)(
-        policy, reward, task.training_prompts, retained.lengths, config, retained.prompts, selector, folder
+        policy, reward, task.training_prompts, retained.lengths, config, retained.prompts, selector, folder, second
     )
     return trainer.run(on_iteration, progress)

@@ -26,6 +26,7 @@ from .exploration import Exploration, ExploreConfig, Known, explore, explored_ki
 from .features import length_mask
 from .files import UserError
 from .policy import DiffusionPolicy
+from .regularisers import RewardShaping, shaped_reward
 from .setting_checks import check_settings
 from .reading import load_state
 from .text import TextEmbedding
@@ -99,7 +100,7 @@ def distillation_loss(policy: DiffusionPolicy, base: Retained, count: int, gener
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #5fea4f19
 @dataclass(frozen=True)
-class LearnConfig:
+class LearnConfig(RewardShaping):
     """Settings of `explore_and_learn`."""
 
     rounds: int = 3
@@ -116,6 +117,7 @@ class LearnConfig:
     bfloat16: bool = False  # the network's part of search and learning, where the processor has it; losses stay float32
 
     def __post_init__(self):
+        super().__post_init__()
         check_settings(
             self,
             whole=dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1) | {"seed": 0},
@@ -299,6 +301,7 @@ def explore_and_learn(
     Raises `UserError` where there is nothing to recombine, to choose, or to keep.
     """
     config, search = config or LearnConfig(), search or ExploreConfig()
+    reward = shaped_reward(reward, config)
     if not prompts or not retained:
         lack = "prompts to learn" if not prompts else "retained prompts (what must not be forgotten)"
         raise UserError(f"exploration needs {lack}: give at least one")

@@ -380,6 +380,7 @@ def test_a_budget_buys_as_many_iterations_as_fit_and_at_least_one(name):
 
 def a_row(name, seed=0, verified=0.5, original=True):
     part = {"reward": 0.75, "verified": verified, "r_precision": [0.25, 0.5, 0.5], "fid": 2.0, "foot_skate": 0.0}
+    part |= {"bone_deviation": 0.01}
     other = part if original else None
     rest = {"calls": 1234, "seconds": 5.0, "curve": [0.5, 0.75]}
     return {"algorithm": name, "seed": seed, "target": part, "original": other} | rest
@@ -397,7 +398,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_its_table_says_all_rows(monke
 
     monkeypatch.setattr(comparison, "run_one", run_one)
     for name in ("load_corpus", "without_others", "make_task", "load_scorers", "load_policy", "PolicyEvaluation"):
-        monkeypatch.setattr(comparison, name, lambda *_, **__: SimpleNamespace(reward=height))
+        monkeypatch.setattr(comparison, name, lambda *_, **__: SimpleNamespace(reward=height, rigid=True))
     out, names = tmp_path / "a.json", ["raft", "nft"]
     with pytest.raises(KeyboardInterrupt):
         comparison.compare_algorithms(out, names, 5000, say=lambda _: None)

@@ -4,6 +4,7 @@
 # iteration learns from, `loss` is what an update makes small. Optimiser, low-rank updates, self-distillation, the log,
 # checkpoints and selection are those of DDPO's trainer.
 
+import copy
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +18,20 @@ from mocapfree_nb.advantages import rollout_in_batches
 from mocapfree_nb.ddpo import DDPOTrainer
 from mocapfree_nb.distillation import apply_gradients, distillation_gradient, gradient_norm, gradient_of
 from mocapfree_nb.files import UserError
-from mocapfree_nb.off_policy import motion_errors, posterior_states
+from mocapfree_nb.off_policy import motion_errors, posterior_states, step_weights
 from mocapfree_nb.policy import DiffusionPolicy, draw_seeds
+from mocapfree_nb.regularisers import Regularisers, check_divergence, gate_most, overrated
 from mocapfree_nb.setting_checks import check_settings
 from mocapfree_nb.rewards import checked_scores
 from mocapfree_nb.tasks import draw_prompts
 from mocapfree_nb.text import TextEmbedding
 
-__all__ = ["SampleConfig", "Samples", "States", "draw_states", "predict_x0", "prediction_errors", "weights_of", "SampleTrainer"]
+__all__ = ["SampleConfig", "Samples", "States", "draw_states", "predict_x0", "prediction_errors", "base_divergence",
+           "weights_of", "SampleTrainer"]
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(Regularisers):
     """Settings that every algorithm of this package has."""
 
     iterations: int = 100
@@ -48,6 +51,7 @@ class SampleConfig:
     seed: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         check_settings(
             self,
             whole={
@@ -73,6 +77,7 @@ class Samples:
     lengths: Tensor  # (groups * size,) frames
     x0: Tensor  # (groups * size, rows, width) clean states
     rewards: Tensor  # (groups, size)
+    gate: Tensor | None = None  # (groups * size,) how much the divergence counts for a motion; None: as for all
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,15 @@ class States:
     step: Tensor  # (batch,) long
     x_t: Tensor  # (batch, rows, width)
     x0: Tensor  # (batch, rows, width) the motion that was noised
+    gate: Tensor | None = None  # (batch,) see `Samples`
 
 
 def draw_states(policy: DiffusionPolicy, samples: Samples, rows: Tensor, step: Tensor, generator: torch.Generator) -> States:
     """The motions `rows` (batch,) noised to where the denoising steps `step` (batch,) begin."""
     lengths = samples.lengths[rows]
     x0 = samples.x0[rows, : int(policy.denoiser.state_lengths(lengths).max())]
-    return States(samples.text[rows], lengths, step, posterior_states(policy, x0, step, generator), x0)
+    gate = None if samples.gate is None else samples.gate[rows]
+    return States(samples.text[rows], lengths, step, posterior_states(policy, x0, step, generator), x0, gate)
 
 
 def predict_x0(policy: DiffusionPolicy, states: States) -> Tensor:
@@ -102,6 +109,16 @@ def predict_x0(policy: DiffusionPolicy, states: States) -> Tensor:
 def prediction_errors(policy: DiffusionPolicy, predicted: Tensor, states: States) -> Tensor:
     """Mean square of what a prediction (batch, rows, width) is off the motion that was noised: (batch,)."""
     return motion_errors(policy, predicted, states.x0, states.lengths)
+
+
+def base_divergence(policy: DiffusionPolicy, predicted: Tensor, base: Tensor, states: States) -> Tensor:
+    """KL divergence (batch,) of each state's denoising step from that of the base, from what the two predict as x0.
+
+    Both steps are Gaussians of one deviation, so it is the squared distance of their means, k^2 / (2 sigma^2) times that of
+    the predictions (of a multistep sampler: as far as this prediction moves the mean). A step without noise counts nothing.
+    """
+    weights = step_weights(policy)[states.step.cpu()].to(predicted)
+    return weights.where(weights.isfinite(), 0) * motion_errors(policy, predicted, base, states.lengths)
 
 
 @contextmanager
@@ -139,6 +156,8 @@ class SampleTrainer(DDPOTrainer):
     def prepare(self) -> None:
         if parallel.is_parallel():
             raise UserError(f"{type(self).__name__} runs in one process; of several only ddpo makes use")
+        check_divergence(self.policy, self.config)
+        self.frozen = self.policy.with_denoiser(copy.deepcopy(self.policy.denoiser)) if self.config.kl_weight else None
         self.check_reward(self.policy, self.reward, self.prompts, self.lengths)
 
     def draw_groups(self) -> Samples:
@@ -149,7 +168,23 @@ class SampleTrainer(DDPOTrainer):
         seeds = draw_seeds(len(prompts), self.generator)
         made = rollout_in_batches(self.policy, prompts, lengths.repeat_interleave(size), seeds, config.micro_batch)
         rewards = checked_scores(self.reward, made.motion, made.lengths, prompts)
-        return Samples(made.text, made.lengths, made.states[-1], rewards.view(-1, size))
+        gate = self.gate(rewards, made.motion, made.lengths, prompts)
+        return Samples(made.text, made.lengths, made.states[-1], rewards.view(-1, size), gate)
+
+    def gate(self, rewards: Tensor, motion: Tensor, lengths: Tensor, prompts: list[str]) -> Tensor | None:
+        """Of motions with `rewards` (batch,): 1 for those whose divergence counts, else 0; None where it counts for all."""
+        if self.opinion is None:
+            return None
+        return gate_most(overrated(rewards, self.opinion(motion, lengths, prompts)), self.config.kl_gate)
+
+    def divergence(self, predicted: Tensor, states: States) -> Tensor:
+        """`kl_weight` times the mean `base_divergence` over the batch, gated: what a loss adds to itself. 0 without a weight."""
+        if not self.config.kl_weight:
+            return predicted.new_zeros(())
+        with torch.no_grad():
+            base = predict_x0(self.frozen, states)
+        found = base_divergence(self.policy, predicted, base, states)
+        return self.config.kl_weight * (found if states.gate is None else states.gate * found).mean()
 
     def draw_rows(self, among: Tensor) -> tuple[Tensor, Tensor]:
         """`batch_size` of the rows `among` (n,), and a random denoising step for each."""

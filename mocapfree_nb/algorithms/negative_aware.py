@@ -76,9 +76,10 @@ class NegativeAwareTrainer(SampleTrainer):
         return batches, {"reward": float(samples.rewards.mean())}
 
     def loss(self, batch: _Batch) -> tuple[Tensor, dict[str, float]]:
-        both = implicit_policies(predict_x0(self.policy, batch.states), batch.old, self.config.beta)
-        errors = [prediction_errors(self.policy, predicted, batch.states) for predicted in both]
-        return nft_loss(*errors, batch.good), {}
+        predicted = predict_x0(self.policy, batch.states)
+        both = implicit_policies(predicted, batch.old, self.config.beta)
+        errors = [prediction_errors(self.policy, x0, batch.states) for x0 in both]
+        return nft_loss(*errors, batch.good) + self.divergence(predicted, batch.states), {}
 
     def learn(self) -> dict:
         record = super().learn()

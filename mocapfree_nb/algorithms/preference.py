@@ -75,8 +75,10 @@ class PreferenceTrainer(SampleTrainer):
         )
 
     def loss(self, batch: tuple[States, States]) -> tuple[Tensor, dict[str, float]]:
-        errors = [prediction_errors(self.policy, predict_x0(self.policy, states), states) for states in batch]
+        predicted = [predict_x0(self.policy, states) for states in batch]
+        errors = [prediction_errors(self.policy, x0, states) for x0, states in zip(predicted, batch, strict=True)]
         with torch.no_grad():
             base = [prediction_errors(self.frozen, predict_x0(self.frozen, states), states) for states in batch]
             right = (errors[0] - base[0] < errors[1] - base[1]).float().mean()
-        return diffusion_dpo_loss(*errors, *base, self.config.beta), {"pairs_right": float(right)}
+        held = sum(self.divergence(x0, states) for x0, states in zip(predicted, batch, strict=True)) / 2
+        return diffusion_dpo_loss(*errors, *base, self.config.beta) + held, {"pairs_right": float(right)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mocapfree_nb.algorithms.loop import SampleConfig, SampleTrainer
+from mocapfree_nb.algorithms.loop import SampleConfig, SampleTrainer, Samples, draw_states, predict_x0
 from mocapfree_nb.files import UserError
 from mocapfree_nb.policy import DiffusionPolicy, draw_seeds, sample_steps
 from mocapfree_nb.setting_checks import check_settings
@@ -68,6 +68,8 @@ class RewardGradientConfig(SampleConfig):
     def __post_init__(self):
         super().__post_init__()
         check_settings(self, whole={"last_steps": 1}, flags=("shortcut",))
+        if self.diversity:
+            raise UserError("diversity compares a motion with others of its prompt; this algorithm draws no groups: set it to 0")
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,19 @@ class RewardGradientTrainer(SampleTrainer):
         first = policy.steps - config.last_steps
         if config.shortcut:
             first += int(torch.randint(config.last_steps, (1,), generator=self.generator))
-        seeds = batch.seeds.to(policy.device)
-        x0 = end_with_gradient(policy, policy.encode(batch.prompts), batch.lengths, seeds, first, config.shortcut)
-        scores = checked_scores(self.reward, policy.to_raw(x0, batch.lengths), batch.lengths, batch.prompts)
-        return reward_gradient_loss(scores), {"reward": float(scores.detach().mean())}
+        text, seeds = policy.encode(batch.prompts), batch.seeds.to(policy.device)
+        x0 = end_with_gradient(policy, text, batch.lengths, seeds, first, config.shortcut)
+        motion = policy.to_raw(x0, batch.lengths)
+        scores = checked_scores(self.reward, motion, batch.lengths, batch.prompts)
+        loss, scores = reward_gradient_loss(scores), scores.detach()
+        if config.kl_weight:
+            gate = self.gate(scores, motion.detach(), batch.lengths, batch.prompts)
+            loss = loss + self.hold(Samples(text, batch.lengths, x0.detach(), scores[None], gate))
+        return loss, {"reward": float(scores.mean())}
+
+    def hold(self, samples: Samples) -> Tensor:
+        """The divergence from the base at these motions noised to random steps: the step that made them has no noise."""
+        x0 = samples.x0
+        step = torch.randint(self.policy.steps, (len(x0),), generator=self.generator)
+        states = draw_states(self.policy, samples, torch.arange(len(x0), device=x0.device), step, self.generator)
+        return self.divergence(predict_x0(self.policy, states), states)

@@ -56,5 +56,6 @@ class RewardWeightedTrainer(SampleTrainer):
 
     def loss(self, batch: tuple[States, Tensor]) -> tuple[Tensor, dict[str, float]]:
         states, weights = batch
-        errors = prediction_errors(self.policy, predict_x0(self.policy, states), states)
-        return reward_weighted_loss(errors, weights), {}
+        predicted = predict_x0(self.policy, states)
+        errors = prediction_errors(self.policy, predicted, states)
+        return reward_weighted_loss(errors, weights) + self.divergence(predicted, states), {}

@@ -243,6 +243,9 @@ def sweep(
     algorithms: Annotated[
         str | None, typer.Option(help="Compare algorithms instead, at equal cost: names with commas between, or all.")
     ] = None,
+    regularisers: Annotated[
+        bool, typer.Option("--regularisers", help="Of --algorithms: each with each regulariser that it has.")
+    ] = False,
     calls: Annotated[int, typer.Option(help="Of --algorithms: network calls that each may spend.", min=1000)] = 40_000,
     device: Device = "auto",
 ) -> None:
@@ -251,22 +254,28 @@ def sweep(
     Settings:   mocapfree sweep --out runs/rates.json --set learning_rate=3e-4,1e-3 --set kl_weight=0,0.02
     Ablation:   mocapfree sweep --out runs/ablation.json
     Algorithms: mocapfree sweep --out runs/algorithms.json --algorithms all --calls 24000 --seeds 1
+    Held back:  mocapfree sweep --out runs/held.json --algorithms draft --regularisers --calls 24000 --seeds 1
     """
     from mocapfree_nb.sweep import choose_variants, sweep, sweep_figure, sweep_table
 
     if algorithms:
         if settings or variant or iterations:
             raise UserError("--algorithms compares their defaults at equal --calls: leave --set, --variant and --iterations out")
-        from mocapfree_nb.algorithms.comparison import compare_algorithms, comparison_figure, comparison_table
+        from mocapfree_nb.algorithms.comparison import (
+            compare_algorithms, comparison_figure, comparison_table, with_regularisers,
+        )  # fmt: skip
         from mocapfree_nb.learning import ALGORITHMS
 
         names = list(ALGORITHMS) if algorithms == "all" else [name.strip() for name in algorithms.split(",")]
+        names = with_regularisers(names) if regularisers else names
         given = {key: value for key, value in (("target", leave_out), ("model", model)) if value}
         rows = compare_algorithms(out, names, calls, seeds=range(seeds), device=pick_device(device), say=say, **given)
         say(comparison_table(rows))
         comparison_figure(rows, out.with_suffix(".png"))
         say(f"saved {out} and {out.with_suffix('.png')}")
         return
+    if regularisers:
+        raise UserError("--regularisers wants --algorithms: the names of those to hold back, with commas between")
     if settings and variant:
         raise UserError("give --set or --variant, not both")
     if algorithm != "ddpo" and not settings:

@@ -12,16 +12,27 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def _known(algorithm: str) -> dict[str, type]:
-    """The settings of an algorithm and their types."""
+    """The settings of an algorithm and their types, those that algorithms share last."""
     from mocapfree_nb.learning import find_algorithm
+    from mocapfree_nb.regularisers import Regularisers
 
-    return {field.name: type(field.default) for field in fields(find_algorithm(algorithm))}
+    shared = {field.name for field in fields(Regularisers)}
+    found = sorted(fields(find_algorithm(algorithm)), key=lambda field: field.name in shared)
+    return {field.name: type(field.default) for field in found}
+
+
+def _have(key: str) -> list[str]:
+    """The algorithms that have a setting `key`."""
+    from mocapfree_nb.learning import ALGORITHMS
+
+    return [name for name, kind in ALGORITHMS.items() if key in {field.name for field in fields(kind)}]
 
 
 def _check_key(key: str, where: str, known: Mapping[str, type]) -> None:
     if key not in known:
         near = get_close_matches(key, known, 1, 0.5)
         there = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        there = f"other algorithms have it: {', '.join(have)}" if (have := _have(key)) else there
         raise UserError(f"{where}: there is no setting {key!r}; {there}")
 
 
