@@ -317,9 +317,7 @@ class DDPOTrainer:
             self._free = {name for name, p in policy.denoiser.named_parameters() if p.requires_grad}
             self.parameters = parameters_to_train(policy.denoiser.network, config)
             self.best_score, self.best = self.select()["score"] if selector else -math.inf, None
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
         self.tracker = PromptTracker(max(16, config.motions_per_prompt))
         self.log, self.finished = [], False
         load_checkpoint(self)
