@@ -318,8 +318,7 @@ class DDPOTrainer:
             self.parameters = parameters_to_train(policy.denoiser.network, config)
             self.best_score, self.best = self.select()["score"] if selector else -math.inf, None
         self.optimizer = torch.optim.AdamW(self.parameters, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
-        self.tracker = PromptTracker(max(16, config.motions_per_prompt))
-        self.log, self.finished = [], False
+        self.tracker, self.log, self.finished = PromptTracker(max(16, config.motions_per_prompt)), [], False
         load_checkpoint(self)
         if self.log:
             self.calls.take(policy.device)  # the records that are there count how a run begins already
