@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +20,26 @@ from mocapfree_nb.run_settings import reward_probe, same_reward
 if TYPE_CHECKING:
     from mocapfree_nb.ddpo import DDPOTrainer
 
-__all__ = ["write_checkpoint", "save_checkpoint", "load_checkpoint", "checkpoint_misfit", "moments_misfit", "log_misfit"]
+__all__ = ["write_checkpoint", "note_threads", "save_checkpoint", "load_checkpoint", "checkpoint_misfit", "moments_misfit",
+           "log_misfit"]
 
 
 def write_checkpoint(folder: Path, state: dict, log: list[dict]) -> None:
     """Write `state` and `log` to `folder`/checkpoints/last.pt, and the log, a line a record, to `folder`/log.jsonl."""
-    save_state(folder / "checkpoints" / "last.pt", state | {"log": json.dumps(log)})
+    save_state(folder / "checkpoints" / "last.pt", state | {"log": json.dumps(log), "threads": torch.get_num_threads()})
     with write_atomically(folder / "log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in log), encoding="utf-8")
+
+
+def note_threads(state: dict, device: torch.device) -> None:
+    """Warn where a run on the CPU goes on with another number of threads than it was made with: sums round differently."""
+    before, now = state.get("threads"), torch.get_num_threads()
+    if device.type == "cpu" and isinstance(before, int) and before != now:
+        warnings.warn(
+            f"this run was made with {before} threads and goes on with {now}, so last digits will differ from those of a run "
+            f"that never stopped; OMP_NUM_THREADS={before} keeps them",
+            stacklevel=3,
+        )
 
 
 def save_checkpoint(trainer: "DDPOTrainer") -> None:
@@ -65,6 +78,7 @@ def load_checkpoint(trainer: "DDPOTrainer") -> None:
         raise UserError(f"{path} belongs to a run with other settings ({', '.join(changed)}); choose another folder")
     if problem := moments_misfit(state, trainer):
         raise UserError(f"cannot resume: {path} is damaged ({problem}); move it away to start anew")
+    note_threads(state, trainer.parameters[0].device)
     _restore(state, trainer)
 
 

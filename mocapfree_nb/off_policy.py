@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from . import parallel
 from .calls import count_calls
-from .checkpointing import write_checkpoint
+from .checkpointing import note_threads, write_checkpoint
 from .lora import add_lora, merge_lora
 from .exploration import Exploration, ExploreConfig, Known, explore, explored_kinds, unserved
 from .features import length_mask
@@ -255,6 +255,7 @@ def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kep
         fits = False
     if not fits:
         raise UserError(f"{path} is no checkpoint of this run: move it away to start anew")
+    note_threads(state, parameters[0].device)
     with torch.no_grad():
         torch._foreach_copy_(parameters, state["parameters"])
     if state["kept"]:

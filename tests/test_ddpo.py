@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,17 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, change):
     ):
         assert torch.equal(one, other)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_another_number_of_threads_is_noted(tmp_path, monkeypatch):
+    make_trainer(folder=tmp_path).iterate()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_trainer(folder=tmp_path)
+    now = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now + 6)
+    with pytest.warns(UserWarning, match=f"made with {now} threads and goes on with {now + 6}.*OMP_NUM_THREADS={now} keeps them"):
+        make_trainer(folder=tmp_path)
 
 
 @pytest.mark.parametrize("advantage", ["branching", "per_step", "batch"])

@@ -453,7 +453,10 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(bfloat16, policy, tmp_pa
     with pytest.raises(Stop):
         run("parts", tmp_path / "parts", stop)
     policy.denoiser.load_state_dict(state)
-    parts = run("parts", tmp_path / "parts")
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    with pytest.warns(UserWarning, match=f"made with {threads} threads and goes on with {threads + 1}"):
+        parts = run("parts", tmp_path / "parts")
     assert [record["iteration"] for record in parts] == [1, 2, 3] and len(whole) == 3
     for key in ("reward", "chosen_reward", "loss", "distillation", "network_calls"):
         assert [r[key] for r in parts] == [r[key] for r in whole], key
