@@ -46,7 +46,7 @@ fuzz: $(STAMP)  ## give damaged and hostile files to every reader (CASES=10000 S
 
 lab: $(STAMP)  ## open JupyterLab on the index notebook; runs/ and its reports are in the file browser
 	@mkdir -p runs
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" nbs/index.ipynb
 
 install: $(STAMP)  ## make .venv and install the package with its development tools
 

@@ -19,7 +19,8 @@ import nbformat
 import plotly.io
 from nbconvert import HTMLExporter
 
-STYLE = """body{max-width:60rem;margin:0 auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}pre{overflow-x:auto}
+STYLE = """body{max-width:60rem;margin:0 auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}
+pre{white-space:pre-wrap;overflow-wrap:anywhere}
 h2,h3{overflow-wrap:anywhere}"""
 TEXTS = {"CONTRIBUTING": "Contributing", "CHANGELOG": "Changelog"}  # pages that are written as Markdown
 TOPS = {"index": "Start", "glossary": "Glossary", "api": "API reference"} | TEXTS

@@ -294,3 +294,25 @@ def test_the_report_plays_before_and_after_offline(open_page, clips, scheme):
         hands.check_that_it_plays()
         assert hands.player.locator("figcaption").all_inner_texts() == ["before", "after"]
     assert page.title() != "caught"
+
+
+def test_the_report_fits_a_phone_with_all_columns_side_by_side(open_page, clips):
+    row = {"r_precision": [0.297, 0.445, 0.477], "fid": 284.794, "matching_distance": 18.1, "verified": 0.973, "jitter": 109.409,
+           "n": 112, "interval": {"verified": [0.929, 1.0], "r_precision@1": [0.188, 0.414]}}
+    columns = ("before", "after", "best_of_n", "full_data")
+    report = {"experiment": "leave-one-out", "target": {"name": "squat"} | dict.fromkeys(columns, row), "original": {},
+              "config": {"model": "m" * 300}, "prompts": {"training": ["w" * 200]}}
+    shown = {"target": [{"prompt": "squats"} | dict.fromkeys(columns, clips["squat"])]}
+    page = open_page(report_html(report, shown), viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page.locator("canvas").first.wait_for()
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("[...document.querySelectorAll('table')].every(t => t.scrollWidth <= t.parentElement.clientWidth)")
+    boxes = [figure.bounding_box() for figure in page.locator(".mocapfree-panels figure canvas").all()]
+    assert len(boxes) == 4 and len({box["y"] for box in boxes}) == 1 and min(box["width"] for box in boxes) >= 75
+    strip = page.locator(".strip")  # wide enough to be read, and moved by a finger or by the keys
+    assert strip.evaluate("s => s.scrollWidth > s.clientWidth && s.tabIndex === 0 && s.querySelector('img').width >= 600")
+    small = page.evaluate("""() => [...document.querySelectorAll('button,select,input,summary')].filter(one => one.offsetParent
+        && one.getBoundingClientRect().height < 44).map(one => one.outerHTML)""")
+    assert small == []

@@ -186,3 +186,9 @@ def test_python_and_the_browser_share_the_frame(run_all):
     page.get_by_text("Python sees frame 3", exact=True).wait_for()
     hands.button("Play").click()
     page.get_by_text("Python sees frame 2", exact=False).first.wait_for()  # 20 to 29 go by as it plays
+
+
+def test_make_lab_shows_the_runs_beside_the_lessons():
+    "Jupyter takes the folder of the notebook it is given for its root, and `runs/` would lie outside."
+    said = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f'--ServerApp.root_dir="{ROOT}" nbs/index.ipynb' in said
