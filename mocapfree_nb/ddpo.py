@@ -397,4 +397,3 @@ class DDPOTrainer:
         for name, parameter in self.policy.denoiser.named_parameters():
             parameter.requires_grad_(name in self._free)
         self.finished = True
-

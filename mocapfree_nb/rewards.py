@@ -142,7 +142,6 @@ def mirror_consistent(reward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     return lower
 
-
 # %% ../nbs/4_reward/14_reward.ipynb #a50a6c33
 def near_motions(motion: Tensor, size: float, draws: int = 3, seed: int = 0) -> list[Tensor]:
     """Raw motions like `motion` (B, T, F), `draws` of them, with all joint positions moved along slow waves.
@@ -158,7 +157,6 @@ def near_motions(motion: Tensor, size: float, draws: int = 3, seed: int = 0) -> 
     waves = F.pad(waves * size * (1000 if skeleton.unit == "mm" else 1), (place.start, motion.shape[-1] - place.stop))
     return [motion + wave for wave in waves]
 
-
 # %% ../nbs/4_reward/14_reward.ipynb #68d821e1
 def worst_case(reward: Callable[..., Tensor], size: float = 0.02, draws: int = 3) -> Callable[..., Tensor]:
     """The lowest reward of raw motion (B, T, F) and of `near_motions` of it: what does not last under small changes is lost."""
@@ -169,7 +167,6 @@ def worst_case(reward: Callable[..., Tensor], size: float = 0.02, draws: int = 3
 
     return lowest
 
-
 # %% ../nbs/4_reward/14_reward.ipynb #ed953346
 def motion_distances(motion: Tensor, lengths: Tensor, instants: int = 16) -> Tensor:
     """Root mean square distance between the joints of raw motions (B, T, F), each at `instants` of its lengths (B,): (B, B)."""
@@ -178,7 +175,6 @@ def motion_distances(motion: Tensor, lengths: Tensor, instants: int = 16) -> Ten
     seen = motion[torch.arange(len(motion), device=motion.device)[:, None], at.round().long()]
     seen = seen[..., FEATURE_GROUPS(skeleton)["positions"]].flatten(1)
     return torch.cdist(seen, seen) / math.sqrt(instants * (skeleton.num_joints - 1))
-
 
 # %% ../nbs/4_reward/14_reward.ipynb #3ffb73e7
 def diverse(reward: Callable[..., Tensor], weight: float = 1.0) -> Callable[..., Tensor]:
@@ -199,7 +195,6 @@ def diverse(reward: Callable[..., Tensor], weight: float = 1.0) -> Callable[...,
         return torch.where(scores > mean, mean + (scores - mean) * (1 + weight * (factor - 1)), scores)
 
     return spread
-
 
 # %% ../nbs/4_reward/14_reward.ipynb #6879c8d9
 LARGEST_REWARD = 1e15  # squares of larger ones leave float32 sooner or later

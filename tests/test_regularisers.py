@@ -2,13 +2,25 @@
 
 import dataclasses
 import math
+import sys
 
 import pytest
 import torch
 from small_policy import height, make_policy
-from test_algorithms import QUICK, RETAINED, TRAINERS, TRAINING, chain, depth, errors_of, noised_pair, small_task
+from test_algorithms import (
+    QUICK,
+    RETAINED,
+    TRAINERS,
+    TRAINING,
+    a_row,
+    chain,
+    depth,
+    errors_of,
+    noised_pair,
+    small_task,
+)
 
-from mocapfree_nb import learning
+from mocapfree_nb import cli, learning
 from mocapfree_nb.algorithms import comparison, loop
 from mocapfree_nb.algorithms.reward_gradient import RewardGradientConfig
 from mocapfree_nb.algorithms.reward_weighted import RewardWeightedConfig, RewardWeightedTrainer
@@ -293,3 +305,22 @@ def test_a_comparison_has_each_algorithm_with_each_regulariser_that_it_can_have(
     assert plans["draft: gated KL"] == ("draft", comparison.REGULARISERS["gated KL"])
     with pytest.raises(UserError, match="no algorithm"):
         comparison.with_regularisers(["magic"])
+
+
+def test_the_command_line_compares_regularisers(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def compare(out, names, *_, **__):
+        asked.append(names)
+        return [a_row("draft: KL")]
+
+    monkeypatch.setattr(comparison, "compare_algorithms", compare)
+    words = ["mocapfree", "sweep", "--out", str(tmp_path / "a.json"), "--regularisers"]
+    for given, code in ((["--algorithms", "draft"], 0), ([], 1)):
+        monkeypatch.setattr(sys, "argv", words + given)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert (stop.value.code or 0) == code
+    assert asked == [comparison.with_regularisers(["draft"])]
+    said = capsys.readouterr()
+    assert "draft: KL" in said.out and "--regularisers wants --algorithms" in said.err + said.out

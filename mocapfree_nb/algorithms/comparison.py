@@ -64,7 +64,6 @@ def settings_within(name: str, budget: int, policy: DiffusionPolicy, task: Task,
     one, two = (calls_of(policy, task, kind(iterations=count, seed=seed, **settings)) for count in (1, 2))
     return kind(iterations=1 + max(0, (budget - one) // (two - one)), seed=seed, **settings)
 
-
 # %% ../../nbs/5_rl/38_algorithms.ipynb #edfdb741
 NUMBERS = {  # columns of the table: title -> what of a row
     "calls": lambda row: row["calls"],
@@ -180,7 +179,6 @@ def with_regularisers(names: Sequence[str]) -> dict[str, tuple[str, dict]]:
                 kind(**settings)
                 plans[f"{name}: {title}"] = name, settings
     return plans
-
 
 # %% ../../nbs/5_rl/38_algorithms.ipynb #42fc5903
 def comparison_table(rows: Sequence[dict]) -> str:
