@@ -21,9 +21,12 @@ def phase_bar(policy: DiffusionPolicy, name: str | None, motions: int) -> Iterat
     It stands there from the first moment on. Without a name, and in a process that is not the main one, there is none.
     Where standard error is no terminal the one line is written anew every two seconds, not ten times in one.
     """
+    if name is None or not parallel.is_main():
+        yield
+        return
     rows, per_motion = 0, calls_per_sample(policy)
     with tqdm(
-        total=motions, desc=name, file=sys.stderr, disable=name is None or not parallel.is_main(),
+        total=motions, desc=name, file=sys.stderr,
         mininterval=0.1 if sys.stderr.isatty() else 2,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} motions [{elapsed}<{remaining}]",
     ) as bar:  # fmt: skip

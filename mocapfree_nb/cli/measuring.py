@@ -67,7 +67,8 @@ def evaluate(
     As papers do:  mocapfree evaluate --protocol humanml3d --data HumanML3D --evaluator t2m --model model.pt --out mdm.json
     Real motion:   the same without --model
     Retrieval:     mocapfree evaluate --protocol retrieval --data HumanML3D --retrieval tmr_humanml3d_guoh3dfeats
-    What it does:  mocapfree evaluate --by-action (1,050 captions of the built-in generator that no training has seen)
+    What it does:  mocapfree evaluate --by-action
+    (of 1,050 captions of the built-in generator that no training has seen, or of those of the test split of --corpus)
     """
     import json
 
