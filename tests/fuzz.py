@@ -110,7 +110,7 @@ def of_json(draw: random.Random, sound: bytes) -> bytes:
                 elif isinstance(place, dict) and draw.random() < 0.1:
                     place["\x1b[31mkey\0" * draw.choice((1, 10_000))] = 1
                 else:
-                    place[key] = draw.choice([*odd, *raw, *raw])
+                    place[key] = copy.deepcopy(draw.choice([*odd, *raw, *raw]))  # or a list would come to lie in itself
                 break
             place = place[key]
     text = json.dumps(draw.choice((value, value, value, value, value, [value], None, "text")))

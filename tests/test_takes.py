@@ -156,3 +156,10 @@ def test_the_motions_of_a_run_stand_in_the_order_of_its_report(tmp_path):
     kept = {"prompt": "p"} | dict.fromkeys(("full_data", "mine", "best_of_n", "after", "before"), joints)
     save_motions(tmp_path / "motions.npz", {"target": [kept]})
     assert list(load_takes(tmp_path)[0].panels) == ["before", "after", "best of n", "full data", "mine"]
+
+
+@pytest.mark.parametrize("shape", [(0, 263), (0, 251), (0, 22, 3), (2, 0, 22, 3)])
+def test_an_array_without_frames_says_so(tmp_path, shape):
+    np.save(tmp_path / "none.npy", np.zeros(shape, np.float32))
+    with pytest.raises(UserError, match="holds no frames"):
+        load_takes(tmp_path / "none.npy")

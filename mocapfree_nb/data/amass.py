@@ -107,7 +107,10 @@ def read_amass(path: str | Path, body_models: str | Path | None = None) -> np.nd
     joints = resample(joints @ np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]), fps, HUMANML3D.fps)  # z up to y up
     if len(joints) < 2:
         raise UserError(f"{path.name} lasts {len(poses) / fps:.2f} s; at least 2 frames at 20 a second are needed")
-    return retarget(joints, HUMANML3D.offsets).numpy().astype(np.float32)
+    joints = retarget(joints, HUMANML3D.offsets).numpy().astype(np.float32)
+    if not np.isfinite(joints).all():  # legs without length, a path longer than single precision reaches
+        raise UserError(f"{path.name} and its body model give a body that cannot be put on that of HumanML3D")
+    return joints
 
 
 def _amass_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:

@@ -59,6 +59,8 @@ def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
     wanted = "joints (frames, 22 or 21, 3), a batch of those, or motion features (frames, 263 or 251)"
     if array.dtype.kind not in "fiu":
         raise UserError(f"{path} holds {array.dtype} values; expected {wanted}")
+    if array.size == 0:
+        raise UserError(f"{path} holds no frames: its shape is {array.shape}")
     if array.ndim in (3, 4) and array.shape[-3:-1] in ((22, 3), (21, 3)):  # as MDM writes them, frames last
         array = np.moveaxis(array, -1, -3)
     for skeleton in (HUMANML3D, KIT_ML):
@@ -67,8 +69,6 @@ def _recognise(array: np.ndarray, path: Path) -> tuple[np.ndarray, Skeleton]:
                 raise UserError(f"{path} holds normalised features; save them in physical units: features * Std.npy + Mean.npy")
             array = features_to_joints(torch.as_tensor(array, dtype=torch.float32), skeleton).numpy()
         if array.ndim in (3, 4) and array.shape[-2:] == (skeleton.num_joints, 3):
-            if array.size == 0:
-                raise UserError(f"{path} holds no frames: its shape is {array.shape}")
             if not np.isfinite(array).all():
                 frame = int(np.argwhere(~np.isfinite(array))[0][-3])
                 raise UserError(f"{path} holds NaN or infinite positions, first in frame {frame}; repair or leave it out")
