@@ -149,7 +149,8 @@ def test_the_commands_of_the_readme_run_in_their_order(quick, monkeypatch, capsy
         assert run(shlex.split(line)[1:], monkeypatch) == 0, (line, capsys.readouterr())
     named = [shlex.split(line)[1:] for line in commands(markdown(ROOT / "README.md")) if line not in lines]
     named = {words[0]: words for words in named if len(words) > 1 or words[0] in ("progress", "reward-card")}  # not "adapt" alone
-    assert sorted(named) == ["compare", "demo", "generate", "playground", "progress", "reward-card"]
+    assert sorted(named) == ["compare", "demo", "evaluate", "generate", "playground", "progress", "reward-card"]
+    monkeypatch.setattr("mocapfree_nb.by_action.FRESH", {"num_clips": 40, "seed": 1})  # of 1,050: a minute
     del named["demo"]  # half a minute even with few prompts; `adapt` above does the same work
     for place in named["compare"][1:]:
         shutil.copytree("runs/salute", place)
