@@ -11,13 +11,12 @@ from tqdm.auto import tqdm
 
 from mocapfree_nb.built_in import built_in
 from mocapfree_nb.corpus import Clip, collate, load_corpus
-from mocapfree_nb.evaluation import Checks, bootstrap_interval, check_motion, make_motion
+from mocapfree_nb.evaluation import Checks, bootstrap_interval, check_whole_bodies, make_motion
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import UserError
-from mocapfree_nb.measures import Body
 from mocapfree_nb.models.registry import load_policy
-from mocapfree_nb.skeleton import HUMANML3D, Skeleton, skeleton_of
-from mocapfree_nb.validity import body_validity, rigid_joints, validity_words
+from mocapfree_nb.skeleton import Skeleton, skeleton_of
+from mocapfree_nb.validity import body_validity, validity_words
 
 __all__ = ["FRESH", "clips_to_ask_for", "evaluate_by_action", "by_action_text"]
 
@@ -31,16 +30,8 @@ def clips_to_ask_for(source: str | Path, max_frames: int = 196) -> list[Clip]:
     return list(load_corpus(source, max_frames=max_frames).split("test"))
 
 
-def _passed(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks: Checks | None, skeleton: Skeleton) -> Tensor:
-    """As reports verify: the check looks at rigid bones, and a body out of proportion fails, (B,) float, nan where unknown."""
-    verified = check_motion(rigid_joints(joints, skeleton), lengths, labels, checks)
-    if skeleton is HUMANML3D:
-        verified = verified.where(Body(joints, lengths).valid | verified.isnan(), 0)
-    return verified
-
-
 def _row(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks: Checks | None, skeleton: Skeleton) -> dict:
-    verified = _passed(joints, lengths, labels, checks, skeleton)
+    verified = check_whole_bodies(joints, lengths, labels, checks)
     if verified.isnan().all():
         raise UserError("no label of these clips has a check; name some (--check LABEL=KNOWN_LABEL or LABEL=MODULE:FUNCTION)")
     composed = torch.tensor(["+" in label for label in labels])

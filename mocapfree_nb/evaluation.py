@@ -19,16 +19,16 @@ from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.progress import phase_bar
 from mocapfree_nb.rewards import RetrievalReward
-from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
+from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, skeleton_of
 from mocapfree_nb.synthetic.actions import ACTIONS
 from mocapfree_nb.tasks import EvaluationPrompts, Task
 from mocapfree_nb.text import default_text_encoder
-from mocapfree_nb.validity import body_validity, rigid
+from mocapfree_nb.validity import body_validity, rigid, rigid_joints
 from mocapfree_nb.verify import CHECKS, verify
 
 __all__ = [
-    "Checks", "check_motion", "Scorers", "make_motion", "bootstrap_interval", "score_motions", "evaluate_policy",
-    "PolicyEvaluation",
+    "Checks", "check_motion", "check_whole_bodies", "Scorers", "make_motion", "bootstrap_interval", "score_motions",
+    "evaluate_policy", "PolicyEvaluation",
 ]
 
 Checks = Mapping[str, str | Callable]
@@ -52,6 +52,15 @@ def check_motion(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks:
         elif joints.shape[2] == HUMANML3D.num_joints and (label in checks or _has_check(check)):
             result[rows] = verify(joints[rows], check, lengths[rows]).float()
     return result
+
+
+def check_whole_bodies(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks: Checks | None = None) -> Tensor:
+    """As `check_motion`, of the motions put on rigid bones; what was no body before (`measures.Body.valid`) fails."""
+    skeleton = next(known for known in (HUMANML3D, KIT_ML) if known.num_joints == joints.shape[2])
+    verified = check_motion(rigid_joints(joints, skeleton), lengths, labels, checks)
+    if skeleton is not HUMANML3D:
+        return verified
+    return verified.where(Body(joints, lengths).valid | verified.isnan(), 0)
 
 
 def _has_check(label: str) -> bool:
@@ -145,10 +154,8 @@ def score_motions(
         rewarded = reward(motion, lengths, prompts) if reward else score
         joints = features_to_joints(motion, skeleton)
     generator = torch.Generator().manual_seed(seed)
-    looked_at = features_to_joints(seen, skeleton) if scorers.rigid else joints
-    verified = check_motion(looked_at.cpu(), lengths.cpu(), evaluation_prompts.labels * repeats, scorers.checks)
-    if scorers.rigid and skeleton is HUMANML3D:  # on rigid bones every body is whole: what was generated says whether it is
-        verified = verified.where(Body(joints, lengths).valid.cpu() | verified.isnan(), 0)
+    check = check_whole_bodies if scorers.rigid else check_motion
+    verified = check(joints.cpu(), lengths.cpu(), evaluation_prompts.labels * repeats, scorers.checks)
     rows = min(32, len(embedding), len(distractors) + 1 if distractors is not None else 32)  # of a batch of R-precision
     one, other = torch.combinations(torch.arange(repeats)).T  # of so few, every pair, and none with itself
     groups = embedding.view(repeats, -1, embedding.shape[1])

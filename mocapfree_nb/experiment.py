@@ -291,10 +291,10 @@ def adapt(
     `reward` scores raw motion (batch, frames, features), lengths (batch,), prompts: (batch,). By default it is the retrieval
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
     mirror image's (lesson 14); `second_scorer` is what the gate of a KL term compares it with (lesson 38). `steps`, `solver`,
-    `eta` and `min_std` choose how the policy samples (lesson 09). `folder`
-    keeps the run; one that is already there with the same settings goes on where it stopped. `on_iteration` is told how
-    training goes: a function of an iteration's record, a `callbacks.Callback`, or several. Of several processes
-    (`parallel.start`) all learn and evaluate; the main one writes, and is the one that `on_iteration` hears.
+    `eta` and `min_std` choose how the policy samples (lesson 09). `folder` keeps the run; one that is already there with the
+    same settings goes on where it stopped. `on_iteration` is told how training goes: a function of an iteration's record, a
+    `callbacks.Callback`, or several. Of several processes (`parallel.start`) all learn and evaluate; the main one writes, and
+    is the one that `on_iteration` hears.
     Raises `UserError` for what a user can mend.
     """
     started, config = time.perf_counter(), config or LearnConfig()
@@ -315,8 +315,8 @@ def adapt(
     warn_of_words(prompts or (), model)
     warn_of_lengths(policy, cat([task.retained.lengths, task.target.lengths, task.original.lengths]))
     checked = partial(checked_scores, reward)
-    wholly = on_rigid_bones(checked) if scorers.rigid and own is None else checked
-    evaluation = PolicyEvaluation(task, scorers, wholly)
+    checked = on_rigid_bones(checked) if scorers.rigid and own is None else checked
+    evaluation = PolicyEvaluation(task, scorers, checked)
     kind = "cross-dataset" if source is not None else "leave-one-out" if task.target_clips else "free"
     settings = {"experiment": kind, "target": target, "model": str(model), "reward": _name(reward)}
     settings |= {"algorithm": algorithm_name(config)}
@@ -334,11 +334,10 @@ def adapt(
     callbacks = as_callbacks(on_iteration) if parallel.is_main() else []
     notify(callbacks, "on_start", settings)
     after = _keep_last(policy, base, config, folder, callbacks)
-    follow = checked if isinstance(config, LearnConfig) else wholly  # what exploration proposes is on rigid bones
-    log = learn_task(policy, follow, task, config, selector, folder, after, progress, second_scorer)
+    log = learn_task(policy, checked, task, config, selector, folder, after, progress, second_scorer)
     rows["after"] = evaluation(policy, bars.get("after"))
     cost = sum(record["network_calls"] for record in log)
-    rows["best_of_n"] = _sample_instead(base, evaluation, wholly, cost, bars.get("best_of_n"))
+    rows["best_of_n"] = _sample_instead(base, evaluation, checked, cost, bars.get("best_of_n"))
     rows = {key: rows[key] for key in PHASES if key in rows}
     floors = {part: evaluation.fid_floor(part, corpus.source == BUILT_IN) for part in ("target", "original")}
     for part, floor in floors.items():

@@ -122,6 +122,7 @@ def build_pool(
 def score_recipes(reward: Callable[..., Tensor], pool: Pool, recipes: Recipes, asked: list[str], chunk: int) -> Tensor:
     """What the reward says of each proposal, (prompts, proposals); `chunk` of them exist at a time."""
     whose, scores = torch.arange(len(recipes)) * len(asked) // len(recipes), []
+    reward = getattr(reward, "bare", reward)  # of `on_rigid_bones`: proposals are on them already
     for rows in torch.arange(len(recipes)).split(chunk):
         part = recipes[rows]
         motion = rebuild(put_together(pool.bank, part), part.lengths, pool.bank.skeleton)

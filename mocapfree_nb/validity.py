@@ -60,11 +60,15 @@ def rigid(motion: Tensor, lengths: Tensor, skeleton: Skeleton | None = None) -> 
 
 # %% ../nbs/1_motion/04_validity.ipynb #75236676
 def on_rigid_bones(reward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The reward of the motion put on rigid bones: what is gained by stretching or shrinking a bone is not seen."""
+    """The reward of the motion put on rigid bones: what is gained by stretching or shrinking a bone is not seen.
+
+    Who makes motions on rigid bones calls `bare` of it, the reward that was given.
+    """
 
     def score(motion: Tensor, lengths: Tensor, prompts: Sequence[str]) -> Tensor:
         return reward(rigid(motion, lengths), lengths, prompts)
 
+    score.bare = reward
     return score
 
 # %% ../nbs/1_motion/04_validity.ipynb #6666f074

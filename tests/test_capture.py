@@ -575,6 +575,7 @@ def test_pickled_body_models_are_never_loaded(tmp_path):
         ({"betas": np.zeros((121, 10))}, r"has betas \(121, 10\)"),
         ({"betas": np.array(["a"] * 10)}, "betas holds <U1, not numbers"),
         ({"trans": np.full((121, 3), np.nan)}, "trans has NaN"),
+        ({"trans": np.full((121, 3), 1e60)}, "cannot be put on that of HumanML3D"),  # more than single precision holds
         ({"gender": np.array("robot")}, "gender 'robot'"),
         ({"mocap_framerate": np.array(0.0)}, "0 frames a second"),
         ({"mocap_framerate": np.array("fast")}, "damaged frame rate"),

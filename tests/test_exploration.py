@@ -302,6 +302,15 @@ def test_scores_do_not_depend_on_how_many_are_scored_at_once():
     torch.testing.assert_close(one.all_scores, other.all_scores, atol=1e-6, rtol=0)
 
 
+def test_proposals_are_on_rigid_bones_already_so_no_reward_puts_them_there_again(monkeypatch):
+    asked = {"prompts": ["up"], "known": KNOWN, "config": SMALL}
+    plain, put = explore(one_arm_policy(), lower_wrist, **asked), []
+    monkeypatch.setattr("mocapfree_nb.validity.rigid", lambda motion, lengths: put.append(len(motion)) or rigid(motion, lengths))
+    found = explore(one_arm_policy(), on_rigid_bones(lower_wrist), **asked)
+    assert torch.equal(found.all_scores, plain.all_scores)
+    assert sum(put) <= SMALL.pool  # of the policy's own motions, not of the proposals
+
+
 def test_a_flat_reward_is_told_in_one_line():
     with pytest.raises(UserError, match="ranks all 128 recombinations alike"):
         explore(one_arm_policy(), lambda motion, lengths, prompts: torch.full((len(motion),), 0.5), ["a", "b"], KNOWN, SMALL)

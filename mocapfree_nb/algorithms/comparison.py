@@ -141,15 +141,13 @@ def compare_algorithms(
     task = make_task(corpus, target, evaluation_prompts=evaluation_prompts, retained=retained)
     scorers = load_scorers(WEIGHTS / "retrieval", WEIGHTS / "evaluator", None, device)
     reward, base = partial(checked_scores, scorers.reward), load_policy(model, device=device)
-    wholly = on_rigid_bones(reward) if scorers.rigid else reward  # as `adapt` has it: what exploration proposes is rigid
-    evaluation = PolicyEvaluation(task, scorers, wholly)
+    reward = on_rigid_bones(reward) if scorers.rigid else reward  # as `adapt` has it
+    evaluation = PolicyEvaluation(task, scorers, reward)
     for seed in seeds:
         for name in ("base", "best of N", *plans):
             if any((row["algorithm"], row["seed"]) == (name, seed) for row in rows):
                 continue
-            plan = plans.get(name)
-            follow = reward if plan and plan[0] == "exploration" else wholly
-            row = run_one(name, budget, plan, base, model, task, follow, evaluation, seed)
+            row = run_one(name, budget, plans.get(name), base, model, task, reward, evaluation, seed)
             rows.append(row | {"budget": budget, "action": target})
             write_json(out, {"rows": rows})
             say(comparison_table(rows[-1:]).splitlines()[-1])
