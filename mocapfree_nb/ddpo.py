@@ -284,7 +284,7 @@ class DDPOTrainer:
     """Denoising Diffusion Policy Optimization of `policy.denoiser`, in place, against a reward.
 
     policy: the policy to adapt. reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features.
-    prompts: training prompts. lengths: (n,) motion lengths in frames to draw from.
+    prompts: training prompts. lengths: frames to draw from, (n,) or a row for each prompt (prompts, n).
     config: a `DDPOConfig`. retained_prompts: what must not be forgotten; needed if its `distillation_weight` is not 0.
     selector: `selector(policy) -> dict` with at least "score"; the weights with the highest score are kept. If none
         scores above the policy before training (too strict to see progress, say), the last ones are.
@@ -306,7 +306,7 @@ class DDPOTrainer:
         self.policy, self.reward, self.selector = policy, shaped_reward(reward, config), selector
         self.opinion = second_opinion(reward, config, second)
         self.prompts, retained_prompts = check_prompts(prompts, "prompts"), check_prompts(retained_prompts, "retained_prompts")
-        self.lengths, self.folder = check_lengths(lengths), Path(folder) if folder else None
+        self.lengths, self.folder = check_lengths(lengths, len(self.prompts)), Path(folder) if folder else None
         self.settings = run_settings(policy, self.prompts, self.lengths, config, retained_prompts, selector)
         parallel.check_agreement(self.settings)
         policy.denoiser.eval()
@@ -330,7 +330,8 @@ class DDPOTrainer:
 
     def retain(self, prompts: list[str]) -> Trajectory:
         """Trajectories of the policy before training, one for each retained prompt."""
-        lengths = self.lengths[torch.randint(len(self.lengths), (len(prompts),), generator=self.generator)]
+        lengths = self.lengths.flatten()
+        lengths = lengths[torch.randint(len(lengths), (len(prompts),), generator=self.generator)]
         seeds = draw_seeds(len(prompts), self.generator)
         return rollout_in_batches(self.policy, prompts, lengths, seeds, self.config.micro_batch)
 

@@ -12,6 +12,7 @@ from mocapfree_nb.algorithms.preference import PreferenceTrainer
 from mocapfree_nb.algorithms.reward_gradient import RewardGradientTrainer
 from mocapfree_nb.algorithms.reward_weighted import RewardWeightedTrainer
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
+from mocapfree_nb.exploration import near_lengths
 from mocapfree_nb.files import UserError
 from mocapfree_nb.off_policy import LearnConfig, explore_and_learn
 from mocapfree_nb.policy import DiffusionPolicy
@@ -87,14 +88,13 @@ def learn_task(
     a run that is already in `folder` goes on where it stopped. `second` is what a gate compares the reward with.
     """
     retained = task.retained
+    known = list(zip(retained.prompts, retained.lengths.tolist(), strict=True))
     if isinstance(config, LearnConfig):
-        known = list(zip(retained.prompts, retained.lengths.tolist(), strict=True))
         seen = None if on_iteration is None else lambda finished: on_iteration(finished.record())
         return explore_and_learn(
             policy, reward, task.training_prompts, known, known, config,
             selector=selector, folder=folder, on_round=seen, progress=progress,
         )  # fmt: skip
-    trainer = _trainer(config)(
-        policy, reward, task.training_prompts, retained.lengths, config, retained.prompts, selector, folder, second
-    )
+    lengths = near_lengths(task.training_prompts, known, policy.text_encoder)
+    trainer = _trainer(config)(policy, reward, task.training_prompts, lengths, config, retained.prompts, selector, folder, second)
     return trainer.run(on_iteration, progress)

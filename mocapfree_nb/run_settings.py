@@ -52,15 +52,16 @@ def check_prompts(prompts: Sequence[str], name: str) -> list[str]:
     return prompts
 
 
-def check_lengths(lengths: Tensor | Sequence[int]) -> Tensor:
-    """`lengths` as a long tensor (n,) on the CPU; `UserError` for anything but numbers of frames."""
+def check_lengths(lengths: Tensor | Sequence[int], prompts: int) -> Tensor:
+    """`lengths` as a long tensor (n,) or (prompts, n) on the CPU; `UserError` for anything but numbers of frames."""
     wanted = "lengths should be numbers of frames to draw from, such as torch.tensor([40, 60]), not"
     try:
         given = torch.as_tensor(lengths).detach().cpu()
         found = given.long()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{wanted} {lengths!r}") from error
-    if given.ndim != 1 or len(given) == 0 or given.dtype == torch.bool or bool((found != given).any() | (found < 1).any()):
+    fits = given.ndim > 0 and given.shape[:-1] in ((), (prompts,)) and given.numel() > 0 and given.dtype != torch.bool
+    if not fits or bool((found != given).any() | (found < 1).any()):
         raise UserError(f"{wanted} {given.tolist()}")
     return found
 
@@ -129,7 +130,7 @@ def run_settings(policy, prompts, lengths, config, retained_prompts, selector) -
 
 def reward_probe(policy: DiffusionPolicy, reward: Reward, prompts: list[str], lengths: Tensor, count: int = 4) -> dict:
     """A reward's name and its scores of `count` motions made of noise, the same at every call (None: not finite)."""
-    prompts, lengths = (prompts * count)[:count], lengths.repeat(count)[:count]
+    prompts, lengths = (prompts * count)[:count], lengths.flatten().repeat(count)[:count]
     rows = policy.denoiser.state_lengths(lengths)
     noise = next(stepwise_noise(torch.arange(count), rows, 1, policy.denoiser.state_width)).to(policy.denoiser.feature_mean)
     lengths = lengths.to(policy.device)

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from mocapfree_nb.corpus import Clip
 from mocapfree_nb.evaluation import make_motion
+from mocapfree_nb.exploration import near_lengths
 from mocapfree_nb.features import length_mask
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.progress import phase_bar
-from mocapfree_nb.tasks import Task
+from mocapfree_nb.tasks import Task, draw_prompts
 from mocapfree_nb.text import default_text_encoder
 
 __all__ = ["LinearScorer", "fit_scorer", "HeldOutSelector"]
 
 FEWEST = 100  # clips that a scorer can be fitted to
+RIVALS = 0.5  # captions less alike than this (cosine) say another thing: 99% of the pairs of other actions are
 
 
 def describe(motion: Tensor, lengths: Tensor) -> Tensor:
@@ -99,10 +101,12 @@ def fit_scorer(
 
 
 class HeldOutSelector:
-    """Mean cosine of new motions with their selection prompts, minus twice what retained prompts lost of theirs.
+    """How much nearer new motions are to their selection prompts than to anything known, minus twice what was forgotten.
 
-    It generates `count` motions of the target and `others` for retained prompts, always from the same noise. Called with a
-    policy it returns "score", "target" and "retained"; `policy` here is the one before adaptation.
+    It generates `count` motions of the target and `others` for retained prompts, always from the same noise. A motion's margin
+    is its cosine with its own prompt less the highest with a retained prompt that says another thing; what was forgotten is
+    the fall of the mean cosine of retained prompts. Called with a policy it returns "score", "target" (the mean margin) and
+    "retained" (the mean cosine); `policy` here is the one before adaptation.
     """
 
     def __init__(
@@ -115,21 +119,23 @@ class HeldOutSelector:
         seed: int = 1234,
         progress: str | None = None,  # name of the progress bar while it is made, None for none
     ):
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randperm(len(task.selection_prompts), generator=generator).repeat(count)[:count].tolist()
         kept = task.retained  # in random order already, so the first ones are as good as any
-        drawn = kept.lengths[torch.randint(len(kept), (count,), generator=generator)]
-        self.prompts = [task.selection_prompts[i] for i in rows] + kept.prompts[:others]
-        self.lengths = torch.cat([drawn, kept.lengths[:others]])
+        known = list(zip(kept.prompts, kept.lengths.tolist(), strict=True))
+        own = near_lengths(task.selection_prompts, known, default_text_encoder())
+        prompts, lengths = draw_prompts(task.selection_prompts, own, count, torch.Generator().manual_seed(seed))
+        self.prompts, self.lengths = prompts + kept.prompts[:others], torch.cat([lengths, kept.lengths[:others]])
         self.scorer, self.count, self.seed = scorer, count, seed
-        self.text = scorer.embed_text(self.prompts)
+        self.text, self.rivals = scorer.embed_text(self.prompts), scorer.embed_text(kept.prompts)
         with phase_bar(policy, progress, len(self.prompts)):
             self.target_before, self.retained_before = self._score(policy)
 
     def _score(self, policy: DiffusionPolicy) -> tuple[float, float]:
         motion = make_motion(policy, self.prompts, self.lengths, self.seed).cpu()
-        cosine = (self.scorer.embed_motion(motion, self.lengths) * self.text.cpu()).sum(1)
-        return float(cosine[: self.count].mean()), float(cosine[self.count :].mean())
+        placed = self.scorer.embed_motion(motion, self.lengths)
+        cosine = (placed * self.text).sum(1)
+        alike = self.text[: self.count] @ self.rivals.T >= RIVALS
+        rival = (placed[: self.count] @ self.rivals.T).masked_fill(alike, -1).amax(1)
+        return float((cosine[: self.count] - rival).mean()), float(cosine[self.count :].mean())
 
     def __call__(self, policy: DiffusionPolicy) -> dict[str, float]:
         target, retained = self._score(policy)

@@ -59,10 +59,13 @@ def draw_evaluation_prompts(
 
 
 def draw_prompts(prompts: Sequence[str], lengths: Tensor, count: int, generator: torch.Generator) -> tuple[list[str], Tensor]:
-    """`count` of the prompts, without replacement as far as they go round, and a length (count,) of `lengths` for each."""
-    order = torch.randperm(len(prompts), generator=generator).tolist()
-    drawn = [prompts[order[i % len(order)]] for i in range(count)]
-    return drawn, lengths[torch.randint(len(lengths), (count,), generator=generator)]
+    """`count` of the prompts, without replacement as far as they go round, and a length (count,) for each.
+
+    `lengths` (n,) are for any prompt; of `lengths` (prompts, n) each prompt has a row of its own.
+    """
+    order = torch.randperm(len(prompts), generator=generator).repeat(count // len(prompts) + 1)[:count]
+    lengths = lengths if lengths.ndim == 2 else lengths.expand(len(prompts), -1)
+    return [prompts[i] for i in order.tolist()], lengths[order, torch.randint(lengths.shape[1], (count,), generator=generator)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from mocapfree_nb import exploration, off_policy
 from mocapfree_nb.denoiser import MotionDenoiser
-from mocapfree_nb.exploration import ExploreConfig, choose, explore, near_captions, unserved
+from mocapfree_nb.exploration import ExploreConfig, choose, explore, near_captions, near_lengths, unserved
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, mirror
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
@@ -29,6 +29,7 @@ from mocapfree_nb.recombination import (
 )
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML, Skeleton, forward_kinematics, rotation_from_6d
 from mocapfree_nb.solvers import ddim_distribution
+from mocapfree_nb.tasks import draw_prompts
 from mocapfree_nb.text import TextEmbedding
 from mocapfree_nb.validity import body_validity, bone_lengths, on_rigid_bones, rebuild, rigid, rigid_joints
 
@@ -336,6 +337,18 @@ def test_near_captions_come_nearest_first():
     rows = near_captions(["raise the left arm"], KNOWN, Words(), 3)
     assert rows.shape == (1, 3) and rows[0, 0] == 0 and 3 not in rows[0]
     assert near_captions(["x"], KNOWN, Words(), 99).shape == (1, 4)
+    lengths = near_lengths(["raise the left arm"], KNOWN, Words(), 3)
+    assert lengths.tolist() == [[KNOWN[row][1] for row in rows[0].tolist()]]
+
+
+def test_each_prompt_draws_from_its_own_lengths():
+    own = torch.tensor([[10, 11], [20, 21], [30, 31]])
+    drawn, lengths = draw_prompts(["a", "b", "c"], own, 60, torch.Generator().manual_seed(0))
+    assert sorted(drawn) == ["a"] * 20 + ["b"] * 20 + ["c"] * 20
+    assert all(length // 10 == " abc".index(prompt) for prompt, length in zip(drawn, lengths.tolist(), strict=True))
+    assert set(lengths.tolist()) == {10, 11, 20, 21, 30, 31}
+    same = draw_prompts(["a", "b"], torch.tensor([5, 6]), 40, torch.Generator().manual_seed(0))
+    assert set(same[1].tolist()) == {5, 6} and same[0][:2] != same[0][1:3]
 
 
 def test_choose_takes_the_best_and_then_the_best_that_is_not_nearly_the_same():

@@ -68,38 +68,61 @@ def test_too_few_clips_fit_nothing():
 
 
 class Still:
-    """Generates standing rows; how much it has "forgotten" is a level in the first feature."""
+    """Generates standing rows that go with the sentences "new" and "old" as far as the levels say."""
 
     guidance_scale = 1.0
 
-    def __init__(self, target: float, retained: float):
-        self.levels = {"new": target, "old": retained}
+    def __init__(self, new: tuple[float, float], old: tuple[float, float]):
+        self.levels = {"new": new, "old": old}
 
     def generate(self, prompts, lengths, seed):
         rows = torch.tensor([self.levels[prompt.split()[0]] for prompt in prompts])
-        return rows[:, None, None].expand(-1, int(max(lengths)), 263).clone()
+        return torch.nn.functional.pad(rows, (0, 261))[:, None].expand(-1, int(max(lengths)), 263).clone()
 
 
 class Level(LinearScorer):
-    """A cosine that is the level itself."""
+    """Cosines that are the levels themselves; "old c" says the same as "new"."""
 
     def __init__(self):
         pass
 
     def embed_text(self, prompts):
-        return torch.ones(len(prompts), 1, dtype=torch.float64)
+        new = torch.tensor([prompt.startswith("new") or prompt == "old c" for prompt in prompts]).double()
+        return torch.stack([new, 1 - new], 1)
 
     def embed_motion(self, motion, lengths):
-        return motion[:, 0, :1].double()
+        return motion[:, 0, :2].double()
+
+
+OLD = EvaluationPrompts(["old a", "old b", "old c"], torch.tensor([20, 30, 40]), ["a", "b", "c"])
+TASK = Task(["never used"], ["new c", "new d"], OLD, OLD, OLD, [], [])
 
 
 def test_what_is_lost_costs_twice_what_is_gained():
-    old = EvaluationPrompts(["old a", "old b"], torch.tensor([20, 30]), ["a", "b"])
-    task = Task(["never used"], ["new c", "new d"], old, old, old, [], [])
-    selector = HeldOutSelector(Still(0.1, 0.8), task, Level(), count=3, others=2)
-    assert selector.prompts == ["new d", "new c", "new d", "old a", "old b"] or set(selector.prompts[:3]) == {"new c", "new d"}
-    assert selector(Still(0.5, 0.7))["score"] == pytest.approx(0.5 - 2 * 0.1)
-    assert selector(Still(0.5, 0.9))["score"] == pytest.approx(0.5)  # better than before counts for nothing
+    selector = HeldOutSelector(Still((0.1, 0.6), (0.0, 0.8)), TASK, Level(), count=3, others=2)
+    assert set(selector.prompts[:3]) == {"new c", "new d"} and selector.prompts[3:] == ["old a", "old b"]
+    assert selector.target_before == pytest.approx(0.1 - 0.6) and selector.retained_before == pytest.approx(0.8)
+    assert selector(Still((0.5, 0.2), (0.0, 0.7)))["score"] == pytest.approx(0.5 - 0.2 - 2 * 0.1)
+    assert selector(Still((0.5, 0.2), (0.0, 0.9)))["score"] == pytest.approx(0.3)  # better than before counts for nothing
+
+
+def test_what_lowers_every_cosine_decides_nothing():
+    """A clean motion of the wrong action is nearer to every sentence than a rough one of the right action."""
+    wrong, right = Still((0.3, 0.7), (0.0, 0.8)), Still((0.25, 0.1), (0.0, 0.8))
+    selector = HeldOutSelector(wrong, TASK, Level(), count=3, others=2)
+    assert selector(right)["score"] > selector.target_before + 0.5
+
+
+def test_lengths_of_selection_prompts_are_those_of_near_captions(monkeypatch):
+    asked = {}
+
+    def near(prompts, known, encoder):
+        asked["known"] = known
+        return torch.full((len(prompts), 4), 77)
+
+    monkeypatch.setattr(selection, "near_lengths", near)
+    selector = HeldOutSelector(Still((0.1, 0.6), (0.0, 0.8)), TASK, Level(), count=3, others=2)
+    assert selector.lengths.tolist() == [77, 77, 77, 20, 30] and asked["known"][1] == ("old b", 30)
 
 
 def test_selection_reads_no_check_no_evaluator_and_no_reward():

@@ -158,7 +158,7 @@ class SampleTrainer(DDPOTrainer):
             raise UserError(f"{type(self).__name__} runs in one process; of several only ddpo makes use")
         check_divergence(self.policy, self.config)
         self.frozen = self.policy.with_denoiser(copy.deepcopy(self.policy.denoiser)) if self.config.kl_weight else None
-        self.check_reward(self.policy, self.reward, self.prompts, self.lengths)
+        self.check_reward(self.policy, self.reward, self.prompts, self.lengths.flatten())
 
     def draw_groups(self) -> Samples:
         """Motions for `prompts_per_iteration` prompts, `motions_per_prompt` each, and what the reward says of them."""
