@@ -168,7 +168,7 @@ def explore(
     best = scores.flatten()[chosen].argsort(descending=True)[: max(1, round(config.share * len(chosen)))]
     chosen = chosen[best]
     taken, prompt = recipes[chosen], chosen // config.proposals
-    joined = taken.switch < taken.lengths
+    joined = (taken.first != taken.second).any(1)
     sources = torch.cat([taken.first, taken.second], 1) % len(pool.captions)
     sources = [row[: 8 if both else 4] for row, both in zip(sources.tolist(), joined.tolist(), strict=True)]
     advantages = (scores - scores.mean(1, keepdim=True)) / (spread[:, None] + 1e-6)

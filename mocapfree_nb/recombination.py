@@ -107,7 +107,7 @@ def take_apart(joints: Tensor, lengths: Tensor, skeleton: Skeleton = HUMANML3D) 
     return PartBank(path, bones[..., legs, :], trunk, tuple(seen), lengths, skeleton)
 
 # %% ../nbs/5_rl/18_recombination.ipynb #f3ca20ce
-KINDS = ("whole", "one arm", "two arms", "arms in the mirror", "upper body", "every part", "joined")
+KINDS = ("whole", "one arm", "two arms", "arms in the mirror", "upper body", "every part", "joined", "twice")
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,13 @@ def draw_recipes(
     generator: torch.Generator,
     weights: Sequence[float] = (1, 1, 3, 3, 1, 1),
     joined: float = 0.1,
+    twice: float = 0.1,
     mirrored: float = 0.3,
 ) -> Recipes:
     """`per_prompt` recipes for each of `prompts`, whose own motions are `pool_size` neighbouring rows of the bank.
 
-    `lengths` (prompts,) are the lengths wanted. The first recipe of a prompt is the first of its motions as it is.
+    `lengths` (prompts,) are the lengths wanted; of the recipes a share `joined` goes from one motion over into another, a share
+    `twice` plays one two times at twice the pace. The first recipe of a prompt is the first of its motions as it is.
     """
     total, size = prompts * per_prompt, prompts * pool_size
     base = torch.arange(prompts).repeat_interleave(per_prompt)[:, None] * pool_size
@@ -169,13 +171,14 @@ def draw_recipes(
         return kind, _parts_of(kind, pool, torch.rand(total, 4, generator=generator) < mirrored, size)
 
     (kind, first), (_, second) = draw(), draw()
-    join = torch.rand(total, generator=generator) < joined
+    drawn = torch.rand(total, generator=generator)
+    join, again = drawn < joined, (drawn >= joined) & (drawn < joined + twice)
     own = torch.arange(total) % per_prompt == 0
-    first[own], kind[own], join[own] = base[own], 0, False
+    first[own], kind[own], join[own], again[own] = base[own], 0, False, False
     lengths = lengths.cpu().repeat_interleave(per_prompt)
     where = 0.3 + 0.4 * torch.rand(total, generator=generator)
-    switch = torch.where(join, (where * lengths).long(), lengths)
-    kind = torch.where(join, len(KINDS) - 1, kind)
+    switch = torch.where(join, (where * lengths).long(), torch.where(again, lengths // 2, lengths))
+    kind = torch.where(join, KINDS.index("joined"), torch.where(again, KINDS.index("twice"), kind))
     return Recipes(first, torch.where(join[:, None], second, first), switch, lengths, kind)
 
 # %% ../nbs/5_rl/18_recombination.ipynb #fa0d19cd

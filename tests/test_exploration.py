@@ -19,6 +19,7 @@ from mocapfree_nb.off_policy import Kept, LearnConfig, explore_and_learn
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.recombination import (
+    CROSSFADE,
     KINDS,
     Recipes,
     body_parts,
@@ -246,8 +247,26 @@ def test_recipes_take_parts_from_the_prompts_own_motions_and_mirror_what_they_sa
     assert (kind["upper body"][:, 1:] == kind["upper body"][:, 1:2]).all()
     changed = (kind["one arm"][:, 2:] != kind["one arm"][:, :1]).sum(1)
     assert changed.max() == 1
-    joined = recipes.switch < recipes.lengths
-    assert joined.float().mean() == pytest.approx(0.1, abs=0.03) and (recipes.kinds[joined] == KINDS.index("joined")).all()
+    both = recipes.switch < recipes.lengths
+    joined, twice = (recipes.kinds == KINDS.index(name) for name in ("joined", "twice"))
+    assert (joined | twice).equal(both) and joined.float().mean() == pytest.approx(0.1, abs=0.03)
+    assert twice.float().mean() == pytest.approx(0.1, abs=0.03) and (recipes.first == recipes.second)[twice].all()
+    assert (recipes.switch[twice] == 20 + (recipes.lengths[twice] == 42)).all()
+
+
+def test_a_motion_played_twice_goes_the_same_way_at_twice_the_pace():
+    clips = generate_clips(1, seed=3, actions=["walk-forward"])
+    joints, lengths = torch.from_numpy(clips.joints), torch.from_numpy(clips.lengths)
+    bank, rows = take_apart(joints, lengths), torch.zeros(1, 4, dtype=torch.long)
+    frames = int(lengths) // 2 * 2
+    length = torch.tensor([frames])
+    once, again = (put_together(bank, Recipes(rows, rows, switch, length, rows[:, 0]))[0] for switch in (length, length // 2))
+
+    def way(motion):
+        return float((motion[-1, 0] - motion[0, 0])[[0, 2]].norm())
+
+    overlap = frames / (frames + CROSSFADE)  # for so many frames both passes are there, and the way is that of one
+    assert way(again) == pytest.approx(2 * overlap * way(once), rel=0.05)
 
 
 # --- the search
