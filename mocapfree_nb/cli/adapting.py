@@ -247,6 +247,10 @@ def sweep(
         bool, typer.Option("--regularisers", help="Of --algorithms: each with each regulariser that it has.")
     ] = False,
     calls: Annotated[int, typer.Option(help="Of --algorithms: network calls that each may spend.", min=1000)] = 40_000,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Teach each of these all six left-out actions instead: architectures or folders, commas between."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Settings times seeds: adapt once for each, go on where it stopped, print a table and draw a figure beside --out.
@@ -255,9 +259,22 @@ def sweep(
     Ablation:   mocapfree sweep --out runs/ablation.json
     Algorithms: mocapfree sweep --out runs/algorithms.json --algorithms all --calls 24000 --seeds 1
     Held back:  mocapfree sweep --out runs/held.json --algorithms draft --regularisers --calls 24000 --seeds 1
+    Actions:    mocapfree sweep --out runs/actions.json --models transformer,unet,latent --seeds 1
     """
     from mocapfree_nb.sweep import choose_variants, sweep, sweep_figure, sweep_table
 
+    if models:
+        if settings or variant or iterations or algorithms or model:
+            raise UserError("--models runs the recipe of the demo on every left-out action: leave the other options out")
+        from mocapfree_nb.grid import grid_figure, grid_table, learn_all_actions
+
+        actions = {"actions": [leave_out]} if leave_out else {}
+        names = [name.strip() for name in models.split(",")]
+        rows = learn_all_actions(out, names, seeds=range(seeds), device=pick_device(device), say=say, **actions)
+        say(grid_table(rows))
+        grid_figure(rows, out.with_suffix(".png"))
+        say(f"saved {out} and {out.with_suffix('.png')}")
+        return
     if algorithms:
         if settings or variant or iterations:
             raise UserError("--algorithms compares their defaults at equal --calls: leave --set, --variant and --iterations out")
