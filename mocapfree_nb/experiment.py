@@ -24,6 +24,7 @@ from .callbacks import as_callbacks, notify
 from .corpus import Corpus, load_corpus
 from .algorithms.loop import SampleConfig
 from .ddpo import DDPOConfig
+from .exploration import ExploreConfig
 from .rewards import checked_scores
 from .learning import algorithm_name, check_start, learn_task
 from .off_policy import LearnConfig
@@ -279,6 +280,7 @@ def adapt(
     on_iteration: object = None, progress: bool = True,
     reward: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
     second_scorer: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
+    search: ExploreConfig | None = None,
 ) -> Report:
     """Adapt `model` from text alone, evaluate it before and after, and report.
 
@@ -290,7 +292,8 @@ def adapt(
     `full_model` saw the target; the shipped one is left out where that is another.
     `reward` scores raw motion (batch, frames, features), lengths (batch,), prompts: (batch,). By default it is the retrieval
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
-    mirror image's (lesson 14); `second_scorer` is what the gate of a KL term compares it with (lesson 38). `steps`, `solver`,
+    mirror image's (lesson 14); `second_scorer` is what the gate of a KL term compares it with (lesson 38);
+    `search` has the settings of exploration's search (lesson 19). `steps`, `solver`,
     `eta` and `min_std` choose how the policy samples (lesson 09). `folder` keeps the run; one that is already there with the
     same settings goes on where it stopped. `on_iteration` is told how training goes: a function of an iteration's record, a
     `callbacks.Callback`, or several. Of several processes (`parallel.start`) all learn and evaluate; the main one writes, and
@@ -322,7 +325,7 @@ def adapt(
     settings |= {"algorithm": algorithm_name(config)}
     settings |= {"contrastive": contrastive, "mirrored": mirrored, "evaluation_prompts": evaluation_prompts}
     settings |= {"denoising_steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
-    settings |= asdict(config) | content_settings(policy, scorers, task)
+    settings |= asdict(config) | ({"search": asdict(search)} if search else {}) | content_settings(policy, scorers, task)
     if folder:
         parallel.from_main(lambda: keep_settings(Path(folder) / "config.json", settings))
     bars = PHASES if progress else {}
@@ -334,7 +337,7 @@ def adapt(
     callbacks = as_callbacks(on_iteration) if parallel.is_main() else []
     notify(callbacks, "on_start", settings)
     after = _keep_last(policy, base, config, folder, callbacks)
-    log = learn_task(policy, checked, task, config, selector, folder, after, progress, second_scorer)
+    log = learn_task(policy, checked, task, config, selector, folder, after, progress, second_scorer, search)
     rows["after"] = evaluation(policy, bars.get("after"))
     cost = sum(record["network_calls"] for record in log)
     rows["best_of_n"] = _sample_instead(base, evaluation, checked, cost, bars.get("best_of_n"))

@@ -47,6 +47,12 @@ class ExploreConfig:
     keep: int = 2  # of each prompt
     share: float = 0.85  # of what was kept: the best
     paces: tuple[float, ...] = (1.0, 1.0, 1.0, 0.75, 1.33, 0.5)  # length of a pool motion to that of the proposal
+    kinds: tuple[float, ...] = (1.0, 1.0, 3.0, 3.0, 1.0, 1.0)  # how often each of KINDS is drawn
+    joined: float = 0.1  # of the proposals
+    twice: float = 0.1
+    mirror: float = 0.3  # of the parts: seen in the mirror
+    near_lengths: bool = True  # motions as long as near clips, or as any
+    each_prompt: bool = True  # the best of each prompt are kept, or the best of all
     chunk: int = 1024  # proposals scored at once
 
 # %% ../nbs/5_rl/19_exploration.ipynb #bab8aa4b
@@ -110,7 +116,7 @@ def build_pool(
     drawn = near.gather(1, torch.rand(near.shape, generator=generator).argsort(1))
     drawn = drawn[:, torch.arange(config.pool) % near.shape[1]]  # (prompts, pool)
     frames = torch.tensor([length for _, length in known])
-    lengths = frames[drawn[:, 0]]
+    lengths = frames[drawn[:, 0] if config.near_lengths else torch.randint(len(known), (len(prompts),), generator=generator)]
     paces = torch.tensor(config.paces)[torch.randint(len(config.paces), drawn.shape, generator=generator)]
     paces[:, 0] = 1
     wanted = (lengths[:, None] * paces).round().long().clamp(int(frames.min()), int(frames.max())).flatten()
@@ -155,7 +161,8 @@ def explore(
     order = torch.randperm(len(prompts), generator=generator).tolist()
     asked = [prompts[i] for i in order[: config.prompts]]
     pool = build_pool(policy, reward, asked, known, config, generator)
-    recipes = draw_recipes(len(asked), config.proposals, config.pool, pool.lengths, generator)
+    shares = config.kinds, config.joined, config.twice, config.mirror
+    recipes = draw_recipes(len(asked), config.proposals, config.pool, pool.lengths, generator, *shares)
     scores = score_recipes(reward, pool, recipes, asked, config.chunk)
     spread = scores.std(1)
     if not bool((spread > 1e-4).any()):
@@ -165,6 +172,7 @@ def explore(
         )
     chosen = choose(scores, recipes.first.view(len(asked), -1, 4), config.keep)
     chosen = (chosen + torch.arange(len(asked))[:, None] * config.proposals).flatten()
+    chosen = chosen if config.each_prompt else scores.flatten().topk(len(chosen)).indices
     best = scores.flatten()[chosen].argsort(descending=True)[: max(1, round(config.share * len(chosen)))]
     chosen = chosen[best]
     taken, prompt = recipes[chosen], chosen // config.proposals

@@ -3,10 +3,12 @@
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from mocapfree_nb.corpus import Corpus, load_corpus
 from mocapfree_nb.experiment import adapt
+from mocapfree_nb.exploration import ExploreConfig
 from mocapfree_nb.files import UserError, write_atomically, write_json
 from mocapfree_nb.learning import find_algorithm
 from mocapfree_nb.reading import read_json
@@ -26,6 +28,16 @@ ABLATIONS: dict[str, dict] = {  # name -> settings that differ from DDPO's recip
     "KL instead of self-distillation": {"distillation_weight": 0.0, "kl_weight": 0.02},
     "all weights, no LoRA": {"lora_rank": 0, "learning_rate": 1e-4},
 }
+EXPLORATION_ABLATIONS: dict[str, dict] = {  # the same of exploration: settings of `LearnConfig` and of `ExploreConfig`
+    "the recipe": {},
+    "no recombination": {"kinds": [1, 0, 0, 0, 0, 0], "joined": 0.0, "twice": 0.0, "mirror": 0.0},
+    "no mirror image": {"kinds": [1, 1, 3, 0, 1, 1], "mirror": 0.0},
+    "nothing joined, nothing twice": {"joined": 0.0, "twice": 0.0},
+    "lengths of anything known": {"near_lengths": False},
+    "the best of all prompts": {"each_prompt": False},
+    "no self-distillation": {"distillation": 0.0},
+}
+OF_SEARCH = {field.name for field in fields(ExploreConfig)}
 COLUMNS = {  # of the table: title -> what of a row
     "reward": lambda row: row["reward"]["after"],
     "verified": lambda row: row["target"]["after"]["verified"],
@@ -52,6 +64,10 @@ def _run(change: Mapping, seed: int, iterations: int | None, corpus: Corpus, alg
     """One adaptation with these settings: what a row keeps of it."""
     change = dict(change)
     rewards = {key: change.pop(key) for key in ("contrastive", "mirrored") if key in change}
+    search = {key: change.pop(key) for key in OF_SEARCH & change.keys()}
+    if search:
+        search = {key: tuple(value) if isinstance(value, list) else value for key, value in search.items()}
+        arguments["search"] = ExploreConfig(**search)
     change |= {"rounds" if algorithm == "exploration" else "iterations": iterations} if iterations else {}
     config = find_algorithm(algorithm)(**{"seed": seed} | change)
     values = adapt(corpus=corpus, config=config, **rewards, **arguments).values
@@ -71,10 +87,11 @@ def sweep(
 ) -> list[dict]:
     """Run every variant with every seed; write one row a run to `out` (JSON) as they finish, and return all rows.
 
-    `variants` maps a name to settings of `algorithm` that differ from its recipe (default: `ABLATIONS`); `arguments`
-    go to `adapt`. A run whose row is already in `out` is not run again; a name that stands there for other settings is refused.
+    `variants` maps a name to settings of `algorithm` that differ from its recipe (default: all of `choose_variants`);
+    `arguments` go to `adapt`. A run whose row is already in `out` is not run again; a name that stands there for other
+    settings is refused.
     """
-    variants = ABLATIONS if variants is None else variants
+    variants = choose_variants((), algorithm) if variants is None else variants
     rows = _read_rows(out)
     for row in rows:
         if row["variant"] in variants and row.get("settings", dict(variants[row["variant"]])) != variants[row["variant"]]:
@@ -92,12 +109,15 @@ def sweep(
     return rows
 
 
-def choose_variants(names: Sequence[str]) -> dict[str, dict]:
-    """The variants of `ABLATIONS` with these names, all for none. Raises `UserError` for one that is not there."""
+def choose_variants(names: Sequence[str], algorithm: str = "ddpo") -> dict[str, dict]:
+    """The variants of an algorithm with these names, all for none. Raises `UserError` for one that is not there."""
+    known = {"ddpo": ABLATIONS, "exploration": EXPLORATION_ABLATIONS}.get(algorithm)
+    if known is None:
+        raise UserError(f"{algorithm} has no named variants; give --set KEY=VALUE,VALUE")
     for name in names:
-        if name not in ABLATIONS:
-            raise UserError(f"unknown variant {name!r}; the variants are {', '.join(ABLATIONS)}")
-    return {name: ABLATIONS[name] for name in names or ABLATIONS}
+        if name not in known:
+            raise UserError(f"unknown variant {name!r}; the variants are {', '.join(known)}")
+    return {name: known[name] for name in names or known}
 
 
 def _cell(values: Sequence[float | None]) -> str:

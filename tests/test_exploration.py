@@ -376,6 +376,28 @@ def test_choose_takes_the_best_and_then_the_best_that_is_not_nearly_the_same():
     assert choose(scores, sources, 2).tolist() == [[1, 3]]
 
 
+def test_each_part_of_the_search_can_be_taken_away():
+    prompts = ["raise both arms", "arms up"]
+    plain = replace(SMALL, kinds=(1, 0, 0, 0, 0, 0), joined=0.0, twice=0.0, mirror=0.0)
+    found = explore(one_arm_policy(), lower_wrist, prompts, KNOWN, plain)
+    assert set(found.kinds) == {"whole"} and (found.all_kinds == 0).all() and float(found.scores.max()) < 1.2
+    known = [(caption, length if caption != "stand" else 30) for caption, length in KNOWN]
+    near, any_length = (
+        explore(one_arm_policy(), lower_wrist, prompts * 20, known, replace(SMALL, prompts=40, near=3, near_lengths=near))
+        for near in (True, False)
+    )
+    assert 30 not in near.lengths.tolist() and 30 in any_length.lengths.tolist()
+
+    def favourite(motion, lengths, prompts):
+        return lower_wrist(motion, lengths, prompts) + torch.tensor([10.0 * (p == "arms up") for p in prompts])
+
+    every = replace(SMALL, share=1.0)
+    each, best = (
+        explore(one_arm_policy(), favourite, prompts, KNOWN, replace(every, each_prompt=each)) for each in (True, False)
+    )
+    assert sorted(each.prompts) == ["arms up"] * 2 + ["raise both arms"] * 2 and set(best.prompts) == {"arms up"}
+
+
 # --- learning
 
 

@@ -59,6 +59,32 @@ def test_every_ablation_is_a_setting_that_exists():
         choose_variants(["magic"])
 
 
+def test_every_ablation_of_exploration_goes_to_the_search_or_to_learning(monkeypatch):
+    from dataclasses import asdict
+    from types import SimpleNamespace
+
+    from mocapfree_nb.exploration import ExploreConfig
+    from mocapfree_nb.off_policy import LearnConfig
+
+    seen = {}
+
+    def adapt(config, search=None, **arguments):
+        seen[name] = asdict(search or ExploreConfig()) | asdict(config)
+        return SimpleNamespace(values=dict.fromkeys(("target", "original", "reward", "gap_closed", "selection", "wall_clock_s")))
+
+    monkeypatch.setattr(sweep, "adapt", adapt)
+    monkeypatch.setattr(sweep, "summary", lambda values: "")
+    variants = choose_variants((), "exploration")
+    for name in variants:
+        sweep._run(variants[name], 3, None, None, "exploration", say=lambda text: None)
+    usual = asdict(ExploreConfig()) | asdict(LearnConfig(seed=3))
+    for name, change in variants.items():  # one thing is taken away, nothing else
+        changed = {key: value for key, value in seen[name].items() if value != usual[key]}
+        assert changed == {key: tuple(value) if isinstance(value, list) else value for key, value in change.items()}
+    with pytest.raises(UserError, match="grpo has no named variants"):
+        choose_variants((), "grpo")
+
+
 DAMAGED = [
     '{"runs": [3]}', '{"runs": [{"variant": "plain DDPO"}]}', '{"runs": [{"seed": 0, "variant": []}]}', '{"runs": {}}', "[]",
     "[" * 100_000, "{", '{"runs": [{"seed": true, "variant": "a"}]}', '{"a": 1}',

@@ -247,6 +247,12 @@ def sweep(
         bool, typer.Option("--regularisers", help="Of --algorithms: each with each regulariser that it has.")
     ] = False,
     calls: Annotated[int, typer.Option(help="Of --algorithms: network calls that each may spend.", min=1000)] = 40_000,
+    corpus: Corpus = "procedural",
+    max_frames: MaxFrames = 196,
+    full_model: Annotated[Path | None, typer.Option(help="A denoiser that saw the target, to compare with.")] = None,
+    retrieval: Annotated[Path | None, typer.Option(help="Retrieval network (the reward).")] = None,
+    evaluator: Annotated[Path | None, typer.Option(help="Evaluator network (never the reward).")] = None,
+    check: Annotated[list[str] | None, typer.Option(help="LABEL=CHECK, as in adapt; repeat for more.")] = None,
     models: Annotated[
         str | None,
         typer.Option(help="Teach each of these all six left-out actions instead: architectures or folders, commas between."),
@@ -256,11 +262,12 @@ def sweep(
     """Settings times seeds: adapt once for each, go on where it stopped, print a table and draw a figure beside --out.
 
     Settings:   mocapfree sweep --out runs/rates.json --set learning_rate=3e-4,1e-3 --set kl_weight=0,0.02
-    Ablation:   mocapfree sweep --out runs/ablation.json
+    Ablation:   mocapfree sweep --out runs/ablation.json --algorithm exploration --iterations 1
     Algorithms: mocapfree sweep --out runs/algorithms.json --algorithms all --calls 24000 --seeds 1
     Held back:  mocapfree sweep --out runs/held.json --algorithms draft --regularisers --calls 24000 --seeds 1
     Actions:    mocapfree sweep --out runs/actions.json --models transformer,unet,latent --seeds 1
     """
+    from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.sweep import choose_variants, sweep, sweep_figure, sweep_table
 
     if models:
@@ -295,10 +302,15 @@ def sweep(
         raise UserError("--regularisers wants --algorithms: the names of those to hold back, with commas between")
     if settings and variant:
         raise UserError("give --set or --variant, not both")
-    if algorithm != "ddpo" and not settings:
-        raise UserError("the named variants are those of --algorithm ddpo; give --set KEY=VALUE,VALUE for another algorithm")
-    variants = _grid(settings, algorithm) if settings else choose_variants(variant or ())
+    variants = _grid(settings, algorithm) if settings else choose_variants(variant or (), algorithm)
     arguments = {"target": leave_out, "model": model, "device": pick_device(device), "algorithm": algorithm, "say": say}
+    networks = {"full_model": full_model, "retrieval": retrieval, "evaluator": evaluator}
+    arguments |= {key: value for key, value in networks.items() if value is not None} | {"checks": read_checks(check or [])}
+    if corpus != "procedural":
+        if leave_out is None or None in (model, retrieval, evaluator):
+            needed = "--leave-out, --model, --retrieval and --evaluator"
+            raise UserError(f"the shipped networks know only the built-in corpus: with --corpus give {needed}")
+        arguments["corpus"] = load_corpus(corpus, max_frames=max_frames)
     rows = sweep(out, variants, range(seeds), iterations, **arguments)
     say(sweep_table(rows))
     sweep_figure(rows, out.with_suffix(".png"))
