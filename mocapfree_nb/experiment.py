@@ -233,17 +233,18 @@ def _keep_last(policy, base, config, folder: str | Path | None, callbacks: list)
 def _chosen(log: list[dict], before: float = -math.inf) -> dict:
     """Which iteration's weights were kept, and by what score: of those that score above `before`, the best.
 
-    Where none does, DDPO keeps the last, and exploration what there was before it (iteration 0).
+    Where none does, DDPO keeps the last. Exploration keeps the last round that was as good as any (0: none was).
     """
     scored = [record for record in log if record["selection"]]
     last = {"chosen_iteration": log[-1]["iteration"], "last_iteration": log[-1]["iteration"]}
     if not scored:
         return last
-    best = max(scored, key=lambda record: record["selection"]["score"])
+    explored = "improved" in log[-1]
+    good = [record for record in scored if (record["improved"] if explored else record["selection"]["score"] > before)]
+    best = good[-1] if explored and good else max(scored, key=lambda record: record["selection"]["score"])
     scores = {"score_before": before, "score": best["selection"]["score"], "last_score": scored[-1]["selection"]["score"]}
-    if scores["score"] > before:
-        return last | scores | {"chosen_iteration": best["iteration"]}
-    return last | scores | ({"chosen_iteration": 0} if "improved" in log[-1] else {})
+    chosen = {"chosen_iteration": best["iteration"]} if good else {"chosen_iteration": 0} if explored else {}
+    return last | scores | chosen
 
 # %% ../nbs/6_judging/23_experiment.ipynb #2154d4a0
 def _sample_instead(

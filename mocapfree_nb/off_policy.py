@@ -175,22 +175,22 @@ def learn(
     return losses
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #e022eba7
-Selector = Callable[[DiffusionPolicy], dict[str, float]]  # returns "score" and what it is made of
+Selector = Callable[[DiffusionPolicy], dict[str, float]]  # returns "score", perhaps "error", and what they are made of
 
 
 @dataclass
 class Kept:
-    """The parameters with the best score so far; the last ones where nothing scores."""
+    """The last parameters that scored as well as any, see `offer`, and the best score; none where nothing scores."""
 
     score: float = -math.inf
     parameters: list[Tensor] = field(default_factory=list)
 
-    def offer(self, scored: dict[str, float], parameters: list[nn.Parameter]) -> bool:
-        """Keep `parameters` if nothing scored higher before: whether it did."""
-        better = scored.get("score", -math.inf) > self.score
-        if better:
-            self.score, self.parameters = scored["score"], [p.detach().clone() for p in parameters]
-        return better
+    def offer(self, scored: dict[str, float], parameters: list[nn.Parameter], tolerance: float = 0.0) -> bool:
+        """Keep `parameters` unless others scored higher by `tolerance` or more: whether they are kept."""
+        as_good = scored.get("score", -math.inf) > self.score - tolerance
+        if as_good:
+            self.score, self.parameters = max(self.score, scored["score"]), [p.detach().clone() for p in parameters]
+        return as_good
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #85384c5d
 @dataclass(frozen=True)
@@ -295,8 +295,9 @@ def explore_and_learn(
 
     reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features; it chooses.
     known: captions with lengths whose motions are recombined. retained: captions with lengths that must stay.
-    selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing; it says after which
-        round to stop and which weights to keep (without it the last ones).
+    selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing. The first round must
+        score higher than the policy before it, a later one no lower than the best by "error", its standard error; after
+        one that does not, learning stops, and the weights before it are kept (without a selector the last ones).
     folder: keeps a checkpoint after each round; a run with the same settings goes on from it.
     Of several processes the main one searches, selects and writes; the learning is shared (`learn`).
     Raises `UserError` where there is nothing to recombine, to choose, or to keep.
@@ -336,7 +337,8 @@ def explore_and_learn(
                     clock.append(time.perf_counter())
                     bar.set_description("explore: select")
                     scored = selected()
-                    improved = kept.offer(scored, parameters) or not scored
+                    tolerance = scored.get("error", 0.0) if log else 0.0  # the first round must be better than none
+                    improved = kept.offer(scored, parameters, tolerance) or not scored
                     clock.append(time.perf_counter())
                     seconds = tuple(b - a for a, b in zip(clock, clock[1:], strict=False))
                     cost = calls.take(policy.device)

@@ -105,8 +105,8 @@ class HeldOutSelector:
 
     It generates `count` motions of the target and `others` for retained prompts, always from the same noise. A motion's margin
     is its cosine with its own prompt less the highest with a retained prompt that says another thing; what was forgotten is
-    the fall of the mean cosine of retained prompts. Called with a policy it returns "score", "target" (the mean margin) and
-    "retained" (the mean cosine); `policy` here is the one before adaptation.
+    the fall of the mean cosine of retained prompts. Called with a policy it returns "score" and its standard "error", "target"
+    (the mean margin) and "retained" (the mean cosine); `policy` here is the one before adaptation.
     """
 
     def __init__(
@@ -127,16 +127,21 @@ class HeldOutSelector:
         self.scorer, self.count, self.seed = scorer, count, seed
         self.text, self.rivals = scorer.embed_text(self.prompts), scorer.embed_text(kept.prompts)
         with phase_bar(policy, progress, len(self.prompts)):
-            self.target_before, self.retained_before = self._score(policy)
+            self.before = self._look(policy)
+        self.target_before = float(self.before[0].mean())
 
-    def _score(self, policy: DiffusionPolicy) -> tuple[float, float]:
+    def _look(self, policy: DiffusionPolicy) -> tuple[Tensor, Tensor]:
+        """The margin of each motion of the target, the cosine of each motion of a retained prompt."""
         motion = make_motion(policy, self.prompts, self.lengths, self.seed).cpu()
         placed = self.scorer.embed_motion(motion, self.lengths)
         cosine = (placed * self.text).sum(1)
         alike = self.text[: self.count] @ self.rivals.T >= RIVALS
         rival = (placed[: self.count] @ self.rivals.T).masked_fill(alike, -1).amax(1)
-        return float((cosine[: self.count] - rival).mean()), float(cosine[self.count :].mean())
+        return cosine[: self.count] - rival, cosine[self.count :]
 
     def __call__(self, policy: DiffusionPolicy) -> dict[str, float]:
-        target, retained = self._score(policy)
-        return {"score": target - 2 * max(0.0, self.retained_before - retained), "target": target, "retained": retained}
+        margin, cosine = self._look(policy)
+        target, retained, lost = float(margin.mean()), float(cosine.mean()), self.before[1] - cosine
+        error = float(margin.var(correction=0) / len(margin) + 4 * lost.var(correction=0) / len(lost)) ** 0.5
+        score = target - 2 * max(0.0, float(lost.mean()))
+        return {"score": score, "error": error, "target": target, "retained": retained}

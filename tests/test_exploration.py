@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import exploration, off_policy
+from mocapfree_nb import experiment, exploration, off_policy
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.exploration import ExploreConfig, choose, explore, near_captions, near_lengths, unserved
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, mirror
@@ -459,6 +459,11 @@ def test_the_parameters_with_the_best_score_are_kept():
         better.append(kept.offer({"score": score}, parameters))
     assert better == [True, True, False] and float(kept.parameters[0]) == 1.0
     assert not Kept().offer({}, parameters)  # nothing scores: nothing is kept, the last ones stay
+    for value, score, as_good in ((3.0, 0.55, True), (4.0, 0.52, True), (5.0, 0.45, False)):  # of the best, not of the last
+        with torch.no_grad():
+            parameters[0].fill_(value)
+        assert kept.offer({"score": score}, parameters, 0.1) == as_good
+    assert float(kept.parameters[0]) == 4.0 and kept.score == 0.6
 
 
 @pytest.mark.parametrize("prompts, retained, word", [([], KNOWN, "prompts to learn"), (["up"], [], "retained prompts")])
@@ -470,6 +475,21 @@ def test_a_run_without_prompts_or_without_what_must_stay_does_not_begin(policy, 
 SHORT = [(caption, 24) for caption, _ in KNOWN]
 QUICK = {"config": LearnConfig(rounds=3, steps=2, batch_size=4, lora_rank=2), "progress": False}
 LITTLE = ExploreConfig(prompts=2, pool=3, near=3, proposals=8)
+
+
+def test_the_first_round_must_be_better_and_a_later_one_as_good_as_any_within_its_error(policy):
+    def learn(*scores):
+        given = iter(scores)
+        arguments = lower_wrist, ["up", "both up"], SHORT, SHORT
+        look = lambda policy: {"score": next(given), "error": 0.1}  # noqa: E731
+        return explore_and_learn(policy, *arguments, search=LITTLE, selector=look, **QUICK)
+
+    log = learn(0.5, 0.8, 0.75, 0.6)
+    assert [record["improved"] for record in log] == [True, True, False]
+    chosen = experiment._chosen(log, 0.5)
+    assert chosen == {"chosen_iteration": 2, "last_iteration": 3, "score_before": 0.5, "score": 0.75, "last_score": 0.6}
+    log = learn(0.5, 0.45)
+    assert [record["improved"] for record in log] == [False] and experiment._chosen(log, 0.5)["chosen_iteration"] == 0
 
 
 def test_a_run_ends_when_the_selector_sees_no_gain_and_leaves_an_ordinary_network(policy):

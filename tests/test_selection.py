@@ -101,9 +101,22 @@ TASK = Task(["never used"], ["new c", "new d"], OLD, OLD, OLD, [], [])
 def test_what_is_lost_costs_twice_what_is_gained():
     selector = HeldOutSelector(Still((0.1, 0.6), (0.0, 0.8)), TASK, Level(), count=3, others=2)
     assert set(selector.prompts[:3]) == {"new c", "new d"} and selector.prompts[3:] == ["old a", "old b"]
-    assert selector.target_before == pytest.approx(0.1 - 0.6) and selector.retained_before == pytest.approx(0.8)
+    assert selector.target_before == pytest.approx(0.1 - 0.6)
     assert selector(Still((0.5, 0.2), (0.0, 0.7)))["score"] == pytest.approx(0.5 - 0.2 - 2 * 0.1)
     assert selector(Still((0.5, 0.2), (0.0, 0.9)))["score"] == pytest.approx(0.3)  # better than before counts for nothing
+
+
+def test_the_error_is_that_of_the_mean_margin_and_of_twice_what_was_lost():
+    class Uneven(Still):
+        def generate(self, prompts, lengths, seed):
+            rows = super().generate(prompts, lengths, seed)
+            rows[:, :, 0] += torch.tensor([0.0, 0.3, 0.0, 0.0, 0.0])[:, None]  # one margin of three is .3 higher
+            rows[:, :, 1] += torch.tensor([0.0, 0.0, 0.0, 0.0, -0.2])[:, None]  # one cosine of two is .2 lower
+            return rows
+
+    selector = HeldOutSelector(Still((0.1, 0.6), (0.0, 0.8)), TASK, Level(), count=3, others=2)
+    expected = (np.var([0.0, 0.3, 0.0]) / 3 + 4 * np.var([0.0, 0.2]) / 2) ** 0.5
+    assert selector(Uneven((0.1, 0.6), (0.0, 0.8)))["error"] == pytest.approx(expected)
 
 
 def test_what_lowers_every_cosine_decides_nothing():
