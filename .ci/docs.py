@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sys
+from functools import cache
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
@@ -19,9 +20,15 @@ import nbformat
 import plotly.io
 from nbconvert import HTMLExporter
 
-STYLE = """body{max-width:60rem;margin:0 auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}
+STYLE = """:root{color-scheme:light dark}
+body{max-width:60rem;margin:0 auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}
 pre{white-space:pre-wrap;overflow-wrap:anywhere}
 h2,h3{overflow-wrap:anywhere}"""
+# Pages of notebooks, where a reader's system is dark: the variables of JupyterLab's own dark theme. Players ask the system
+# themselves; pictures stay as they were drawn, on white. Operators and comments of that theme are hard to read (3.4 to 1).
+DARK = """<style>@media (prefers-color-scheme: dark) {{ :root {{ color-scheme: dark }} {variables}
+:root {{ --jp-mirror-editor-operator-color: #c792ff; --jp-mirror-editor-comment-color: #7fb8b8 }}
+body {{ background: var(--jp-layout-color0); color: var(--jp-content-font-color1) }} }}</style>"""
 TEXTS = {"CONTRIBUTING": "Contributing", "CHANGELOG": "Changelog"}  # pages that are written as Markdown
 TOPS = {"index": "Start", "glossary": "Glossary", "api": "API reference"} | TEXTS
 
@@ -45,6 +52,14 @@ def with_figures(cell: nbformat.NotebookNode) -> None:
             data["text/html"] = plotly.io.to_html(made, include_plotlyjs="cdn", full_html=False)
 
 
+@cache
+def dark() -> str:
+    """The style of a notebook's page for readers in the dark."""
+    folders = map(Path, HTMLExporter(template_name="lab").template_paths)
+    theme = next(path for path in (folder / "static" / "theme-dark.css" for folder in folders) if path.exists())
+    return DARK.format(variables=theme.read_text(encoding="utf-8"))
+
+
 def convert(notebook: Path, out: Path, folder: Path) -> None:
     """Write a notebook or a text as a page: hidden cells and directives left out, links between notebooks led to pages."""
     if notebook.suffix == ".md":
@@ -60,6 +75,7 @@ def convert(notebook: Path, out: Path, folder: Path) -> None:
             cell.source = re.sub(r"(\]\((?!\w+:)[^)\s]*?)\.ipynb", r"\1.html", cell.source)
     body, _ = HTMLExporter(template_name="lab").from_notebook_node(book, {"metadata": {"name": notebook.stem}})
     out.parent.mkdir(parents=True, exist_ok=True)
+    body = body.replace("</head>", dark() + "</head>", 1)
     out.write_text(re.sub("<body[^>]*>", lambda tag: tag[0] + ways(out, folder), body, count=1), encoding="utf-8")
 
 

@@ -68,7 +68,7 @@ def study_text(results: Mapping) -> str:
         said = [_preferred(row) for row in results["preferences"] if row["question"] == name]
         alpha = results["alpha"][name]
         lines.append(f"“{question}”: {'; '.join(said)}. Krippendorff's α (interval) was "
-                     f"{'undefined' if alpha is None else f'{alpha:.2f}'}.")
+                     f"{'undefined' if alpha is None else f'{round(alpha, 2) + 0.0:.2f}'}.")  # + 0: no -0.00
     left = results["left"]
     lines.append(f"The left motion was chosen in {_percent(left['share'], left['wilson'])} of decided answers ({_p(left['p'])}).")
     found = [f"{_percent(row['share'], row['wilson'])} of {row['decided']} answers to “{QUESTIONS[name]}”"

@@ -38,6 +38,7 @@ def test_a_page_has_its_ways_its_figures_and_no_directives(docs, tmp_path):
     text = (tmp_path / "out" / "1_x" / "one.html").read_text()
     page = docs.Links(text)
     assert {"../index.html", "../api.html", "../CONTRIBUTING.html", "03_x.html#y"} <= page.links
+    assert "prefers-color-scheme: dark" in text.split("</head>")[0] and "--jp-layout-color0: #111;" in text
     assert "plotly-graph-div" in text and "secret" not in text and "| export" not in text
 
 
