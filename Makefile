@@ -26,7 +26,8 @@ demo: $(STAMP)  ## install, run the main job (a few minutes), print where the re
 	$(BIN)/mocapfree demo $(ARGS)
 
 # One thread each: two notebooks, or two files of tests, at a time on two cores are faster than torch competing with itself.
-# A file of tests stays in one process (loadfile), and so do the models, servers and browsers that its tests share.
+# A file of tests stays in one process (loadfile), and so do the models, servers and browsers that its tests share. The files
+# that take longest come first (tests/conftest.py), not those of most tests, or one core would wait for the last long one.
 test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pytest
 	@echo "== 1/4 notebooks as they were written (what running changed is put back), package agrees with them"
 	$(BIN)/python .ci/notebooks.py
@@ -36,7 +37,7 @@ test: $(STAMP)  ## install, package against notebooks, ruff, all notebooks, pyte
 	@echo "== 3/4 notebooks"
 	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/nbdev_test --n-workers $(WORKERS) --do-print --timing
 	@echo "== 4/4 pytest"
-	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --deselect $(DRIFT) --durations=8
+	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --deselect $(DRIFT) --durations=8
 
 CASES ?= 10000
 SEED ?= 0

@@ -1,5 +1,6 @@
 """Every command that README, lessons and cards of weights name can be typed; those that are quick are run, word by word."""
 
+import functools
 import json
 import re
 import shlex
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from mocapfree_nb import cli, experiment, files, off_policy, tasks
+from mocapfree_nb import by_action, cli, experiment, files, off_policy, selection, tasks
 from mocapfree_nb.bench import write_folder
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.exploration import ExploreConfig
@@ -121,6 +122,7 @@ def quick(monkeypatch, tmp_path):
     ))
     few = {"evaluation_prompts": 4, "retained": 8}
     monkeypatch.setattr(experiment, "make_task", lambda *rest: plain(*rest[:5], **few))
+    monkeypatch.setattr(experiment, "HeldOutSelector", functools.partial(selection.HeldOutSelector, count=8, others=8))
     monkeypatch.setattr("mocapfree_nb.learning.ALGORITHMS", {"exploration": QuickConfig})
     monkeypatch.setattr(off_policy, "ExploreConfig", lambda: ExploreConfig(prompts=2, pool=3, near=3, proposals=8))
     (tmp_path / "path" / "to" / "HumanML3D").mkdir(parents=True)
@@ -150,7 +152,7 @@ def test_the_commands_of_the_readme_run_in_their_order(quick, monkeypatch, capsy
     named = [shlex.split(line)[1:] for line in commands(markdown(ROOT / "README.md")) if line not in lines]
     named = {words[0]: words for words in named if len(words) > 1 or words[0] in ("progress", "reward-card")}  # not "adapt" alone
     assert sorted(named) == ["compare", "demo", "evaluate", "generate", "playground", "progress", "reward-card"]
-    monkeypatch.setattr("mocapfree_nb.by_action.FRESH", {"num_clips": 40, "seed": 1})  # of 1,050: a minute
+    monkeypatch.setattr(by_action, "FRESH", {"num_clips": 40, "seed": 1})  # of 1,050: a minute
     del named["demo"]  # half a minute even with few prompts; `adapt` above does the same work
     for place in named["compare"][1:]:
         shutil.copytree("runs/salute", place)

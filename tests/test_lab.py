@@ -51,13 +51,14 @@ def put_notebooks(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium(webgl=True) as started:
+def browser(request):
+    "Without WebGL where nothing is drawn with it: to draw a whole page with it takes a third of a core."
+    with chromium(webgl=getattr(request, "param", False)) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def lab(browser, tmp_path_factory):
+def lab(tmp_path_factory):
     "A server with settings of its own; yields the folder of the notebooks and a function that makes an address."
     home = tmp_path_factory.mktemp("lab")
     folder = home / "project" / "nbs"
@@ -150,7 +151,9 @@ def use(page, players) -> None:
         hands.stop()
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize(
+    "browser, name", [(name.endswith("viewing"), name) for name in LESSONS], indirect=["browser"], ids=LESSONS
+)
 def test_a_lesson_runs_plays_and_still_plays_when_saved(name, run_all, browser, lab, tmp_path):
     from nbconvert import HTMLExporter
 

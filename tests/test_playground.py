@@ -1,6 +1,7 @@
 """The playground: what its page computes in a real browser is what Python computes, and it can be used by anybody."""
 
 import re
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import numpy as np
@@ -37,31 +38,33 @@ def browser():
         yield started
 
 
-@pytest.fixture(scope="module")
-def open_page(browser, page_file):
+@contextmanager
+def opened(browser, page_file, **options):
     "The page from its file, offline; whatever goes wrong in it, or is asked of a network, fails the tests."
-    contexts, heard = [], []
+    context = browser.new_context(offline=True, **options)
+    page = context.new_page()
+    heard = listen(page)
+    page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "blob:"))
+            else heard.append(f"asked for {request.url}"))
+    page.goto(page_file.as_uri())
+    page.evaluate("playground.ready")
+    yield page
+    context.close()
+    assert heard == []
 
-    def opener(**options):
-        contexts.append(browser.new_context(offline=True, **options))
-        page = contexts[-1].new_page()
-        heard.append(listen(page))
-        page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "blob:"))
-                else heard[-1].append(f"asked for {request.url}"))
-        page.goto(page_file.as_uri())
-        page.evaluate("playground.ready")
-        return page
 
-    yield opener
-    for context in contexts:
-        context.close()
-    assert [line for lines in heard for line in lines] == []
+@pytest.fixture
+def open_page(browser, page_file):
+    "A page of a test's own, closed after it: figures that nobody looks at would go on playing."
+    with ExitStack() as pages:
+        yield lambda **options: pages.enter_context(opened(browser, page_file, **options))
 
 
 @pytest.fixture(scope="module")
-def shared(open_page):
-    "A page to compute with, that no test touches."
-    return open_page()
+def shared(browser, page_file):
+    "A page to compute with, that no test touches and in which nothing plays."
+    with opened(browser, page_file, reduced_motion="reduce") as page:
+        yield page
 
 
 @cache
@@ -183,8 +186,8 @@ def test_sliders_spoil_the_motion_and_score_and_check_answer(open_page):
     drawn = figure.evaluate(picture)
     slider = page.get_by_label("Lower the wrists")
     slider.focus()
-    for _ in range(60):
-        page.keyboard.press("ArrowRight")  # by the keys alone
+    for key in ["PageUp"] * 5 + ["ArrowRight"] * 10:  # by the keys alone; the figure is judged anew at each
+        page.keyboard.press(key)
     page.locator("#numbers").get_by_text("passes → fails").wait_for()
     assert figure.evaluate(picture) != drawn and slider.get_attribute("aria-valuetext") == "60%"
     assert re.search(r"knows all: score 0\.\d{3} → 0\.\d{3}, the check now fails", page.locator("#verdict").inner_text())
