@@ -111,11 +111,11 @@ def fit_shape(model, lengths: Tensor, steps: int = 5, prior: float = 1e-5) -> tu
 
     betas = torch.zeros(model.num_betas, dtype=torch.float64)
     size = float(lengths.sum() / bones(betas).norm(dim=-1).sum())
-    multistep_weights = torch.stack([bones(unit) for unit in torch.eye(len(betas)).double()], -1) - bones(betas)[..., None]
+    changes = torch.stack([bones(unit) for unit in torch.eye(len(betas)).double()], -1) - bones(betas)[..., None]
     for _ in range(steps):
         here = bones(betas)
         length = here.norm(dim=-1)
-        slope = torch.einsum("ic,icb->ib", here / length[:, None], multistep_weights)
+        slope = torch.einsum("ic,icb->ib", here / length[:, None], changes)
         normal = slope.T @ slope + prior * torch.eye(len(betas)).double()
         betas = betas + torch.linalg.solve(normal, slope.T @ (lengths / size - length) - prior * betas)
     return betas, size
