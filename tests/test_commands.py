@@ -122,6 +122,7 @@ def quick(monkeypatch, tmp_path):
     ))
     few = {"evaluation_prompts": 4, "retained": 8}
     monkeypatch.setattr(experiment, "make_task", lambda *rest: plain(*rest[:5], **few))
+    monkeypatch.setattr(experiment, "fit_scorer", functools.partial(selection.fit_scorer, most=100))
     monkeypatch.setattr(experiment, "HeldOutSelector", functools.partial(selection.HeldOutSelector, count=8, others=8))
     monkeypatch.setattr("mocapfree_nb.learning.ALGORITHMS", {"exploration": QuickConfig})
     monkeypatch.setattr(off_policy, "ExploreConfig", lambda: ExploreConfig(prompts=2, pool=3, near=3, proposals=8))

@@ -62,6 +62,13 @@ def test_package_and_notebooks_do_not_drift(tmp_path):
     assert not (copy / "nbs" / "llms.txt").exists(), "a hand-written module has a long docstring: nbdev lists it"
 
 
+def test_the_files_of_tests_that_begin_first_are_there():
+    from conftest import LONGEST
+
+    missing = [name for name in LONGEST if not (ROOT / "tests" / f"test_{name}.py").exists()]
+    assert not missing and len(set(LONGEST)) == len(LONGEST), f"tests/conftest.py names files that are not there: {missing}"
+
+
 def test_settings_ini_says_what_pyproject_says(project):
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(ROOT / "settings.ini", encoding="utf-8")
