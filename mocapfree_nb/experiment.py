@@ -277,7 +277,7 @@ def adapt(
     steps: int = 10, guidance_scale: float = 2.5, solver: str = "ddim", eta: float | None = None, min_std: float = 0.0,
     folder: str | Path | None = None,
     contrastive: bool = False, mirrored: bool = False,
-    evaluation_prompts: int = 32, device: str = "cpu",
+    evaluation_prompts: int = 32, sample_instead: bool = True, device: str = "cpu",
     on_iteration: object = None, progress: bool = True,
     reward: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
     second_scorer: Callable[[Tensor, Tensor, list[str]], Tensor] | None = None,
@@ -295,7 +295,8 @@ def adapt(
     score or, with `contrastive`, the score above that of the retained captions; with `mirrored` the lower of that and the
     mirror image's (lesson 14); `second_scorer` is what the gate of a KL term compares it with (lesson 38);
     `search` has the settings of exploration's search (lesson 19). `steps`, `solver`,
-    `eta` and `min_std` choose how the policy samples (lesson 09). `folder` keeps the run; one that is already there with the
+    `eta` and `min_std` choose how the policy samples (lesson 09). `sample_instead` adds the row of
+    best-of-N, as dear as the adaptation. `folder` keeps the run; one that is already there with the
     same settings goes on where it stopped. `on_iteration` is told how training goes: a function of an iteration's record, a
     `callbacks.Callback`, or several. Of several processes (`parallel.start`) all learn and evaluate; the main one writes, and
     is the one that `on_iteration` hears.
@@ -341,7 +342,8 @@ def adapt(
     log = learn_task(policy, checked, task, config, selector, folder, after, progress, second_scorer, search)
     rows["after"] = evaluation(policy, bars.get("after"))
     cost = sum(record["network_calls"] for record in log)
-    rows["best_of_n"] = _sample_instead(base, evaluation, checked, cost, bars.get("best_of_n"))
+    if sample_instead:
+        rows["best_of_n"] = _sample_instead(base, evaluation, checked, cost, bars.get("best_of_n"))
     rows = {key: rows[key] for key in PHASES if key in rows}
     floors = {part: evaluation.fid_floor(part, corpus.source == BUILT_IN) for part in ("target", "original")}
     for part, floor in floors.items():

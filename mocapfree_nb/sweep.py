@@ -41,7 +41,6 @@ OF_SEARCH = {field.name for field in fields(ExploreConfig)}
 COLUMNS = {  # of the table: title -> what of a row
     "reward": lambda row: row["reward"]["after"],
     "verified": lambda row: row["target"]["after"]["verified"],
-    "best of N": lambda row: (row["target"].get("best_of_n") or {}).get("verified"),
     "R-precision@1": lambda row: row["target"]["after"]["r_precision"][0],
     "FID": lambda row: row["target"]["after"]["fid"],
     "foot skating": lambda row: row["target"]["after"]["foot_skate"],
@@ -70,7 +69,7 @@ def _run(change: Mapping, seed: int, iterations: int | None, corpus: Corpus, alg
         arguments["search"] = ExploreConfig(**search)
     change |= {"rounds" if algorithm == "exploration" else "iterations": iterations} if iterations else {}
     config = find_algorithm(algorithm)(**{"seed": seed} | change)
-    values = adapt(corpus=corpus, config=config, **rewards, **arguments).values
+    values = adapt(corpus=corpus, config=config, sample_instead=False, **rewards, **arguments).values
     say(summary(values))
     return {key: values[key] for key in ("target", "original", "reward", "gap_closed", "selection", "wall_clock_s")}
 
