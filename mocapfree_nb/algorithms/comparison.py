@@ -72,9 +72,9 @@ NUMBERS = {  # columns of the table: title -> what of a row
     "verified": lambda row: row["target"]["verified"],
     "R-precision@1": lambda row: row["target"]["r_precision"][0],
     "FID": lambda row: row["target"]["fid"],
-    "foot skating": lambda row: row["target"]["foot_skate"],
+    "skating": lambda row: row["target"]["foot_skate"],
     "bones off": lambda row: row["target"]["bone_deviation"],
-    "others verified": lambda row: (row["original"] or {}).get("verified"),
+    "others": lambda row: (row["original"] or {}).get("verified"),
 }
 
 
@@ -191,8 +191,8 @@ def comparison_table(rows: Sequence[dict]) -> str:
     names = list(dict.fromkeys(row["algorithm"] for row in rows))
     lines = [["algorithm", *NUMBERS]]
     lines += [[name, *(cell(t, [r for r in rows if r["algorithm"] == name]) for t in NUMBERS)] for name in names]
-    wide = max(12, *map(len, names))
-    return "\n".join("  ".join(part.rjust(15) if i else part.ljust(wide) for i, part in enumerate(line)) for line in lines)
+    wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([line[0].ljust(wide[0]), *map(str.rjust, line[1:], wide[1:])]) for line in lines)
 
 # %% ../../nbs/5_rl/38_algorithms.ipynb #f9dfe13a
 def comparison_figure(rows: Sequence[dict], path: str | Path | None = None):
@@ -207,7 +207,7 @@ def comparison_figure(rows: Sequence[dict], path: str | Path | None = None):
     left.set(xlabel="network calls", ylabel="reward of samples")
     left.legend(fontsize=7)
     names = list(dict.fromkeys(row["algorithm"] for row in rows))
-    for place, title in enumerate(("verified", "R-precision@1", "others verified")):
+    for place, title in enumerate(("verified", "R-precision@1", "others")):
         found = [[NUMBERS[title](row) or 0 for row in rows if row["algorithm"] == name] for name in names]
         right.barh([i + 0.27 * place for i in range(len(names))], [statistics.fmean(some) for some in found], 0.27, label=title)
     right.set_yticks([i + 0.27 for i in range(len(names))], names, fontsize=8)
