@@ -323,6 +323,11 @@ MISTAKES = {
     "a name that no file can have": (["sweep", "--out", "x" * 300], "too long"),
     "guidance without bounds": (["generate", "walks", "--guidance", "1e30", "--out", "walk.npy"], "guidance"),
     "an unknown variant": (["sweep", "--out", "a.json", "--variant", "magic"], "magic"),
+    "models on a corpus of one's own": (["sweep", "--out", "a.json", "--models", "unet", "--corpus", "mine"], "leave --corpus"),
+    "algorithms with a check": (["sweep", "--out", "a.json", "--algorithms", "all", "--check", "a=bow"], "leave --corpus"),
+    "models by another algorithm": (["sweep", "--out", "a.json", "--models", "unet", "--algorithm", "nft"], "recipe of the demo"),
+    "an unknown model": (["sweep", "--out", "a.json", "--models", "resnet"], "neither one of transformer"),
+    "a sweep on a corpus without networks": (["sweep", "--out", "a.json", "--corpus", "mine"], "--retrieval and --evaluator"),
 }
 
 

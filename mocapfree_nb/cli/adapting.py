@@ -270,8 +270,11 @@ def sweep(
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.sweep import choose_variants, sweep, sweep_figure, sweep_table
 
+    if (models or algorithms) and (corpus != "procedural" or full_model or retrieval or evaluator or check):
+        given = "--corpus, --full-model, --retrieval, --evaluator and --check"
+        raise UserError(f"--models and --algorithms take the built-in corpus and the networks that ship: leave {given} out")
     if models:
-        if settings or variant or iterations or algorithms or model:
+        if settings or variant or iterations or algorithms or regularisers or model or algorithm != "ddpo":
             raise UserError("--models runs the recipe of the demo on every left-out action: leave the other options out")
         from mocapfree_nb.grid import grid_figure, grid_table, learn_all_actions
 
