@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from mocapfree_nb.output.body import MESH_ENDINGS, dress, save_body
+from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer, collect, update
 from mocapfree_nb.denoiser import Denoiser, MotionDenoiser
-from mocapfree_nb.models.registry import load_denoiser, load_policy
+from mocapfree_nb.exploration import ExploreConfig, explore
+from mocapfree_nb.models.registry import load_denoiser, load_policy, load_scorers
 from mocapfree_nb.output.ik import fit_pose
 from mocapfree_nb.output.takes import ENDINGS, export_motion
 from mocapfree_nb.features import joints_to_features
@@ -33,7 +35,9 @@ from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.published.protocol import measure, summarise
 from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.rewards import RetrievalReward
+from mocapfree_nb.tasks import LEFT_OUT
 from mocapfree_nb.text import TextEmbedding, default_text_encoder
+from mocapfree_nb.validity import on_rigid_bones
 
 
 def seconds(*jobs: Callable[[], object], repeats: int = 5) -> list[float]:
@@ -159,6 +163,37 @@ def architectures(batch: int = 16, frames: int = 120) -> str:
     return (
         f"rollout and update at {frames} frames, width 128, 5 layers: {latent:.1f} motions/s in latent space, {joint:.1f} "
         f"in joint space: {latent / joint:.1f} times as many"
+    )
+
+
+def _measure_search(prompts: int) -> dict:
+    """See `search`; this is what its fresh process does."""
+    policy, clock = load_policy(WEIGHTS / "denoiser-leave-one-out"), []
+    scored = load_scorers(WEIGHTS / "retrieval", WEIGHTS / "evaluator").reward
+
+    def timed(*given) -> torch.Tensor:
+        started = time.perf_counter()
+        found = scored(*given)
+        clock.append(time.perf_counter() - started)
+        return found
+
+    corpus = load_corpus()
+    known = [(clip.captions[0], len(clip)) for clip in corpus.leave_out(LEFT_OUT).split("train")[:576]]
+    asked = [clip.captions[0] for clip in corpus.only(LEFT_OUT)]
+    before, started = _peak_mebibytes(), time.perf_counter()
+    found = explore(policy, on_rigid_bones(timed), asked, known, ExploreConfig(prompts=prompts))
+    taken = time.perf_counter() - started
+    return {"tried": found.all_scores.numel(), "s": taken, "reward_s": sum(clock), "mib": before and _peak_mebibytes() - before}
+
+
+def search(prompts: int = 96) -> str:
+    """One search of exploration with the shipped networks: its speed, the reward's share of the time, and memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        cost = fresh.submit(_measure_search, prompts).result()
+    memory = "" if cost["mib"] is None else f", {cost['mib']:,.0f} MiB more than before it"
+    return (
+        f"search among {cost['tried']:,} recombinations for {prompts} prompts: {cost['s']:.0f} s, "
+        f"{cost['tried'] / cost['s']:,.0f} a second, {cost['reward_s'] / cost['s']:.0%} of the time in the reward{memory}"
     )
 
 
@@ -303,7 +338,7 @@ def inverse(frames: int = 10_000) -> str:
 
 QUICK = {
     function.__name__: function
-    for function in (reward_path, features, guidance, rollout, architectures, published_metrics, inverse, files)
+    for function in (reward_path, features, guidance, rollout, search, architectures, published_metrics, inverse, files)
 }
 LARGE = {"dataset": dataset, "gpu": gpu}
 
