@@ -248,22 +248,21 @@ def evaluate_protocol(
 _HEAD = ("R@1", "R@2", "R@3", "FID", "distance", "diversity", "multimod.")
 
 
-def _cells(row: Mapping) -> list[str]:
-    """The numbers of a row as text: measured ones with their interval, published ones without, "-" for none."""
+def _cells(row: Mapping, part: str = "mean", form: str = "{:.3f}") -> list[str]:
+    """The numbers of a row as text, "-" for none: published ones, or a `part` of measured ones ("mean", "interval")."""
     numbers = []
     for metric in METRICS:
         entry = row.get(metric, [None] * (3 if metric == "r_precision" else 1))
-        if isinstance(entry, Mapping):
-            numbers += [f"{m:.3f}±{i:.3f}" for m, i in zip(entry["mean"], entry["interval"], strict=True)]
-        else:
-            numbers += ["-" if value is None else f"{value:.3f}" for value in entry]
+        values = entry[part] if isinstance(entry, Mapping) else entry
+        numbers += ["-" if value is None else form.format(value) for value in values]
     return numbers
 
 # %% ../../nbs/8_published/34_protocol.ipynb #1613ea18
 def table(result: Mapping) -> str:
-    """The rows of an evaluation above the published ones, as plain text."""
+    """The rows of an evaluation, each above its intervals, and below them the published rows, as plain text."""
     lines = [("", *_HEAD)]
-    lines += [(f"here: {name}", *_cells(row)) for name, row in result["rows"].items()]
+    for name, row in result["rows"].items():
+        lines += [(f"here: {name}", *_cells(row)), ("  95% interval", *_cells(row, "interval", "±{:.3f}"))]
     lines += [(name, *_cells(row)) for name, row in result["published"].items()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
@@ -271,7 +270,7 @@ def table(result: Mapping) -> str:
         for line in lines
     ]
     used = result["limit"] or result["samples"]
-    text.append(f"{result['protocol']}: {used} samples, {result['replications']} replications, 95% intervals")
+    text.append(f"{result['protocol']}: {used} samples, {result['replications']} replications")
     return "\n".join(text)
 
 # %% ../../nbs/8_published/34_protocol.ipynb #64d89920
