@@ -37,11 +37,7 @@ from .tasks import draw_prompts
 
 # %% ../nbs/5_rl/17_ddpo.ipynb #fef71901
 def clipped_policy_loss(
-    log_probs: Tensor,
-    old_log_probs: Tensor,
-    advantages: Tensor,
-    clip_range: float = 1e-4,
-    advantage_clip: float = 5.0,
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_range: float = 1e-4, advantage_clip: float = 5.0
 ) -> Tensor:
     """Clipped importance-sampled policy loss (PPO eq. 7, DDPO-IS), averaged over all entries.
 
@@ -279,6 +275,16 @@ def update(
     lists = {name: [values.get(step) for step in range(policy.steps)] for name, values in stats.items()}
     return lists | {"distillation": sum(distillation) / len(distillation) if distillation else None}
 
+# %% ../nbs/5_rl/17_ddpo.ipynb #cd7dfad7
+def _finish(denoiser: nn.Module, parameters: list[nn.Parameter], best: list[Tensor] | None, free: set[str]) -> None:
+    """The `best` weights into `parameters` (None: the last ones stay), LoRA merged, only what is named in `free` trainable."""
+    if best is not None:
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, best)
+    merge_lora(denoiser)
+    for name, parameter in denoiser.named_parameters():
+        parameter.requires_grad_(name in free)
+
 # %% ../nbs/5_rl/17_ddpo.ipynb #0caf5d39
 class DDPOTrainer:
     """Denoising Diffusion Policy Optimization of `policy.denoiser`, in place, against a reward.
@@ -360,7 +366,8 @@ class DDPOTrainer:
                 bar.update()
                 bar.set_postfix(reward=f"{record['reward']:.3f}", **{k: f"{v:.2f}" for k, v in record["selection"].items()})
                 notify(callbacks, "on_iteration", record)
-        self._finish()
+        _finish(self.policy.denoiser, self.parameters, self.best, self._free)
+        self.finished = True
         notify(callbacks, "on_end", self.log)
         return self.log
 
@@ -388,13 +395,3 @@ class DDPOTrainer:
         self.log.append(record | {"network_calls": self.calls.take(self.policy.device)})
         save_checkpoint(self)
         return self.log[-1]
-
-    def _finish(self) -> None:
-        """The best weights into the network, LoRA merged, frozen what was frozen."""
-        if self.best is not None:
-            with torch.no_grad():
-                torch._foreach_copy_(self.parameters, self.best)
-        merge_lora(self.policy.denoiser)
-        for name, parameter in self.policy.denoiser.named_parameters():
-            parameter.requires_grad_(name in self._free)
-        self.finished = True

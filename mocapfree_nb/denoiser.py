@@ -20,6 +20,37 @@ from .models.blocks import NormalisedModel, TransformerBlock, sinusoids
 from .schedule import NoiseSchedule, velocity, x0_from_velocity
 from .text import TextEmbedding
 
+# %% ../nbs/3_diffusion/10_denoiser.ipynb #203d5fb8
+def _guided(
+    denoiser: "Denoiser", x_t: Tensor, t: Tensor, text: TextEmbedding, lengths: Tensor, scale: float
+) -> Tensor:
+    """Classifier-free guidance (arXiv 2207.12598), unconditional + scale * (conditional - unconditional).
+
+    Both in one forward pass; scale 1 is the conditional prediction alone, and costs half.
+    """
+    if scale == 1:
+        return denoiser(x_t, t, text, lengths)
+    rows, batch = torch.arange(len(x_t), device=x_t.device).repeat(2), len(x_t)
+    with_caption = torch.arange(2 * batch, device=x_t.device) < batch
+    conditional, unconditional = denoiser(x_t[rows], t[rows], text[rows], lengths[rows], with_caption).chunk(2)
+    return unconditional + scale * (conditional - unconditional)
+
+# %% ../nbs/3_diffusion/10_denoiser.ipynb #dc7cb3a6
+def _target(denoiser: "Denoiser", x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What the network should say at `t` (batch,) about `x0` corrupted by `noise`, as its `prediction` is defined."""
+    if denoiser.prediction == "v":
+        return velocity(denoiser.noise_schedule, x0, noise, t)
+    return x0 if denoiser.prediction == "x0" else noise
+
+
+def _x0_and_noise(denoiser: "Denoiser", output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Read a prediction made at `x_t` and `t` as both things it says: the clean state and the noise."""
+    if denoiser.prediction == "v":
+        output = x0_from_velocity(denoiser.noise_schedule, x_t, output, t)
+    if denoiser.prediction != "noise":
+        return output, denoiser.noise_schedule.noise_from_x0(x_t, output, t)
+    return denoiser.noise_schedule.x0_from_noise(x_t, output, t), output
+
 # %% ../nbs/3_diffusion/10_denoiser.ipynb #d85e0df4
 def _frame_range(frames: Sequence[int]) -> tuple[int, int]:
     """`frames` as (shortest, longest), after a check."""
@@ -32,6 +63,22 @@ def _seconds(shortest: int, longest: int, fps: float) -> str:
     """A span of frames as text, in seconds."""
     ends = dict.fromkeys(f"{frames / fps:.1f}" for frames in (shortest, longest))
     return " to ".join(ends) + " s"
+
+# %% ../nbs/3_diffusion/10_denoiser.ipynb #8c635f1f
+def _length_note(denoiser: "Denoiser", lengths: Tensor | Sequence[int], fps: float) -> str | None:
+    """A sentence if some of `lengths` (frames, at `fps`) are longer or shorter than any motion it was trained on.
+
+    None if all lie within `trained_frames`, or that is not known.
+    """
+    if denoiser.trained_frames is None:
+        return None
+    (shortest, longest), lengths = denoiser.trained_frames, [int(length) for length in lengths]
+    longer, shorter = max(lengths) > longest, min(lengths) < shortest
+    if not longer and not shorter:
+        return None
+    what = "both longer and shorter" if longer and shorter else "longer" if longer else "shorter"
+    asked, known = _seconds(min(lengths), max(lengths), fps), _seconds(shortest, longest, fps)
+    return f"{asked} asked for, {what} than the {known} that this model was trained on: pace and poses may be wrong"
 
 # %% ../nbs/3_diffusion/10_denoiser.ipynb #84229951
 class Denoiser(NormalisedModel):
@@ -50,6 +97,7 @@ class Denoiser(NormalisedModel):
     """
 
     canvas: int | None = None
+    guided, target, x0_and_noise, length_note = _guided, _target, _x0_and_noise, _length_note
 
     def __init__(
         self,
@@ -104,21 +152,6 @@ class Denoiser(NormalisedModel):
             self._hub_mixin_config.pop("trained_frames", None)
             self._hub_mixin_config |= {} if frames is None else {"trained_frames": list(self.trained_frames)}
 
-    def length_note(self, lengths: Tensor | Sequence[int], fps: float) -> str | None:
-        """A sentence if some of `lengths` (frames, at `fps`) are longer or shorter than any motion it was trained on.
-
-        None if all lie within `trained_frames`, or that is not known.
-        """
-        if self.trained_frames is None:
-            return None
-        (shortest, longest), lengths = self.trained_frames, [int(length) for length in lengths]
-        longer, shorter = max(lengths) > longest, min(lengths) < shortest
-        if not longer and not shorter:
-            return None
-        what = "both longer and shorter" if longer and shorter else "longer" if longer else "shorter"
-        asked, known = _seconds(min(lengths), max(lengths), fps), _seconds(shortest, longest, fps)
-        return f"{asked} asked for, {what} than the {known} that this model was trained on: pace and poses may be wrong"
-
     def normalise(self, motion: Tensor) -> Tensor:
         """Raw features to what the network works on; padded frames do not stay zero."""
         return (motion - self.feature_mean) / self.feature_std
@@ -131,32 +164,6 @@ class Denoiser(NormalisedModel):
     def network(self) -> nn.Module:
         """The part that denoises, which is what adaptation trains: all of it, unless something inside stays frozen."""
         return self
-
-    def guided(self, x_t: Tensor, t: Tensor, text: TextEmbedding, lengths: Tensor, scale: float) -> Tensor:
-        """Classifier-free guidance (arXiv 2207.12598), unconditional + scale * (conditional - unconditional).
-
-        Both in one forward pass; scale 1 is the conditional prediction alone, and costs half.
-        """
-        if scale == 1:
-            return self(x_t, t, text, lengths)
-        rows, batch = torch.arange(len(x_t), device=x_t.device).repeat(2), len(x_t)
-        with_caption = torch.arange(2 * batch, device=x_t.device) < batch
-        conditional, unconditional = self(x_t[rows], t[rows], text[rows], lengths[rows], with_caption).chunk(2)
-        return unconditional + scale * (conditional - unconditional)
-
-    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network should say at `t` (batch,) about `x0` corrupted by `noise`, as its `prediction` is defined."""
-        if self.prediction == "v":
-            return velocity(self.noise_schedule, x0, noise, t)
-        return x0 if self.prediction == "x0" else noise
-
-    def x0_and_noise(self, output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Read a prediction made at `x_t` and `t` as both things it says: the clean state and the noise."""
-        if self.prediction == "v":
-            output = x0_from_velocity(self.noise_schedule, x_t, output, t)
-        if self.prediction != "noise":
-            return output, self.noise_schedule.noise_from_x0(x_t, output, t)
-        return self.noise_schedule.x0_from_noise(x_t, output, t), output
 
 # %% ../nbs/3_diffusion/10_denoiser.ipynb #6b4dc2ad
 DENOISERS: dict[str, type | str] = {  # name of the class: the class, or the module that registers it

@@ -214,6 +214,25 @@ def score_steps(policy: "DiffusionPolicy", trajectory: Trajectory, steps: list[i
     mean, std, _ = policy.step(before, i, text, lengths, previous)
     return policy.step_log_prob(after, mean, std, lengths).view(len(steps), batch)
 
+# %% ../nbs/3_diffusion/12_rollouts.ipynb #d97ca16a
+def _log_prob(
+    policy: "DiffusionPolicy", trajectory: Trajectory, steps: Sequence[int] | None = None, fold: bool = False
+) -> Tensor:
+    """Log-probability of recorded actions under the present weights, (batch, len(steps)), differentiable.
+
+    `steps` are those to score (default: all); `fold` puts them through the network as one batch.
+    A multistep sampler makes the prediction before with the present weights too.
+    Raises `ValueError` if no step has noise (eta 0): there is no density then.
+    """
+    if not bool((policy.stds > 0).any()):
+        raise ValueError(f"no step of {policy.solver} (eta 0) is random, so none has a density; set eta above 0")
+    steps = range(policy.steps) if steps is None else [range(policy.steps)[i] for i in steps]
+    noisy = [i for i in steps if policy.stds[i] > 0]
+    chunks = [noisy] if fold and noisy else [[i] for i in noisy]
+    found = {i: row for chunk in chunks for i, row in zip(chunk, score_steps(policy, trajectory, chunk), strict=True)}
+    nothing = trajectory.log_probs.new_zeros(len(trajectory))
+    return torch.stack([found.get(i, nothing) for i in steps], dim=1)
+
 # %% ../nbs/3_diffusion/12_rollouts.ipynb #badde5e2
 class DiffusionPolicy:
     """A denoiser, a sampling plan and a guidance scale, seen as a stochastic policy (arXiv 2305.13301).
@@ -240,7 +259,7 @@ class DiffusionPolicy:
         self.eta, self.min_std, self.stds, self.x0_coefficients = plan.eta, min_std, plan.stds, plan.x0_coefficients
 
     bfloat16 = False  # whether the network computes in bfloat16, see `with_bfloat16`
-    predict, step, previous_prediction = predict, step_distribution, previous_prediction
+    predict, step, previous_prediction, log_prob = predict, step_distribution, previous_prediction, _log_prob
 
     @property
     def device(self) -> torch.device:
@@ -292,19 +311,3 @@ class DiffusionPolicy:
         seeds = draw_seeds(len(prompts), torch.Generator().manual_seed(seed))
         with torch.inference_mode(False), torch.no_grad():
             return sample_motion(self, prompts, lengths, seeds, batch_size)
-
-    def log_prob(self, trajectory: Trajectory, steps: Sequence[int] | None = None, fold: bool = False) -> Tensor:
-        """Log-probability of recorded actions under the present weights, (batch, len(steps)), differentiable.
-
-        `steps` are those to score (default: all); `fold` puts them through the network as one batch.
-        A multistep sampler makes the prediction before with the present weights too.
-        Raises `ValueError` if no step has noise (eta 0): there is no density then.
-        """
-        if not bool((self.stds > 0).any()):
-            raise ValueError(f"no step of {self.solver} (eta 0) is random, so none has a density; set eta above 0")
-        steps = range(self.steps) if steps is None else [range(self.steps)[i] for i in steps]
-        noisy = [i for i in steps if self.stds[i] > 0]
-        chunks = [noisy] if fold and noisy else [[i] for i in noisy]
-        found = {i: row for chunk in chunks for i, row in zip(chunk, score_steps(self, trajectory, chunk), strict=True)}
-        nothing = trajectory.log_probs.new_zeros(len(trajectory))
-        return torch.stack([found.get(i, nothing) for i in steps], dim=1)
