@@ -206,22 +206,24 @@ def _read(bank: PartBank, rows: Tensor, start: Tensor, end: Tensor, frames: int)
     return [path, legs, trunk, *(part(arm, rows[:, 2 + side])[0] for side, arm in enumerate(bank.arms))]
 
 # %% ../nbs/5_rl/18_recombination.ipynb #e6c556b4
-def put_together(bank: PartBank, recipes: Recipes) -> Tensor:
-    """Joints (N, max(lengths), J, 3) of the motions that the recipes describe, on rigid bones."""
-    device = bank.path.device
-    first, second, switch, lengths, _ = (getattr(recipes, n).to(device) for n in Recipes.__dataclass_fields__)
-    frames, half, skeleton = int(lengths.max()), CROSSFADE // 2, bank.skeleton
-    end = torch.where(switch < lengths, switch + half, lengths) - 1
-    pose = _read(bank, first, torch.zeros_like(end), end, frames)
-    join = (switch < lengths).nonzero()[:, 0]
-    if len(join):
-        later = _read(bank, second[join], switch[join] - half, lengths[join] - 1, frames)
-        time = torch.arange(frames, device=device) - switch[join, None]
-        weight = ((time / CROSSFADE) + 0.5).clamp(0, 1)
-        weight = weight * weight * (3 - 2 * weight)
-        for value, other in zip(pose, later, strict=True):
-            spread = weight.unflatten(1, (frames, *[1] * (value.ndim - 2)))
-            value[join] = torch.lerp(value[join], other, spread)
+def _join(pose: list[Tensor], bank: PartBank, recipes: Recipes) -> None:
+    """Let the second motion of each recipe that has one take over in `pose`, along a smooth curve, in place."""
+    frames, half = pose[0].shape[1], CROSSFADE // 2
+    join = (recipes.switch < recipes.lengths).nonzero()[:, 0]
+    if not len(join):
+        return
+    switch = recipes.switch[join]
+    later = _read(bank, recipes.second[join], switch - half, recipes.lengths[join] - 1, frames)
+    time = torch.arange(frames, device=switch.device) - switch[:, None]
+    weight = ((time / CROSSFADE) + 0.5).clamp(0, 1)
+    weight = weight * weight * (3 - 2 * weight)
+    for value, other in zip(pose, later, strict=True):
+        spread = weight.unflatten(1, (frames, *[1] * (value.ndim - 2)))
+        value[join] = torch.lerp(value[join], other, spread)
+
+# %% ../nbs/5_rl/18_recombination.ipynb #c8c0ff09
+def _stand(pose: list[Tensor], skeleton: Skeleton) -> Tensor:
+    """Joints (N, T, J, 3) of parts: the path walked, the arms turned with the chest, every bone at its length."""
     path, legs, trunk, *arms = pose
     yaw = F.pad(path[:, :-1, 0].cumsum(1), (1, 0))
     way = torch.stack([path[..., 1], torch.zeros_like(yaw), path[..., 2]], -1)
@@ -235,3 +237,13 @@ def put_together(bank: PartBank, recipes: Recipes) -> Tensor:
     bones = bones * bone_lengths(skeleton).to(bones)[:, None]
     root = torch.stack([way[..., 0], path[..., 3], way[..., 2]], -1)
     return sum_bones(torch.cat([root[..., None, :], bones], dim=-2), skeleton)
+
+# %% ../nbs/5_rl/18_recombination.ipynb #a372a388
+def put_together(bank: PartBank, recipes: Recipes) -> Tensor:
+    """Joints (N, max(lengths), J, 3) of the motions that the recipes describe, on rigid bones."""
+    recipes = Recipes(*(getattr(recipes, name).to(bank.path.device) for name in Recipes.__dataclass_fields__))
+    joined = recipes.switch < recipes.lengths
+    end = torch.where(joined, recipes.switch + CROSSFADE // 2, recipes.lengths) - 1
+    pose = _read(bank, recipes.first, torch.zeros_like(end), end, int(recipes.lengths.max()))
+    _join(pose, bank, recipes)
+    return _stand(pose, bank.skeleton)
