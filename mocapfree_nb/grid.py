@@ -11,6 +11,7 @@ from mocapfree_nb.models.shipped import ARCHITECTURES, SHIPPED, shipped_recipe
 from mocapfree_nb.output.comparison import summary
 from mocapfree_nb.reading import read_json
 from mocapfree_nb.tasks import LEFT_OUT_ACTIONS, without_others
+from mocapfree_nb.viewer import _strip_class
 
 __all__ = ["find_models", "learn_all_actions", "grid_table", "grid_figure"]
 
@@ -114,9 +115,7 @@ def grid_figure(rows: Sequence[Mapping], path: str | Path | None = None):
 
     Actions from the easiest to the hardest, a colour a model. Saved where `path` says.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), dpi=90, layout="constrained")
+    figure = _strip_class()(figsize=(9, 3.6), dpi=90, layout="constrained")
     axes = figure.subplots()
     runs = list(dict.fromkeys((row["model"], row["seed"]) for row in rows))
     actions = [action for action in LEFT_OUT_ACTIONS if any(row["action"] == action for row in rows)]

@@ -89,11 +89,11 @@ def _layout(title: str, caption: str, bounds: np.ndarray, stops: list[int], fps:
     return {
         "title": {"text": "<br>".join(filter(None, words)), "y": 0.98, "yanchor": "top"}, "height": 540,
         "margin": {"l": 0, "r": 0, "t": 36 + 18 * len(words), "b": 96}, "showlegend": False,
-        "paper_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#6b7280"},  # to be read on a light and on a dark page
+        "paper_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#737a86"},  # as far from a white page as from a dark one
         "scene": {**scene, "aspectmode": "data", "camera": _CAMERAS["corner"]},
         "updatemenus": [_buttons(0, buttons), _buttons(-0.09, views)],
         "sliders": [{"active": 0, "x": 0.38, "len": 0.6, "y": 0, "yanchor": "top", "steps": steps, "pad": {"t": 4},
-                     "currentvalue": {"suffix": " s", "offset": 4}, "font": {"size": 9}}],
+                     "currentvalue": {"suffix": " s", "offset": 4}, "font": {"size": 11}}],
     }
 
 

@@ -59,6 +59,7 @@ def test_the_figure_has_a_colour_a_model_and_intervals(ran, tmp_path):
     figure = grid_figure(rows, tmp_path / "a.png")
     axes = figure.axes[0]
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    assert figure._repr_png_()[:4] == b"\x89PNG"  # a notebook that has not imported pyplot shows it too
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["bow", "kneel"] and axes.get_ylabel() and axes.get_xlabel()
     assert {"unet: after", "latent: after"} <= {text.get_text() for text in axes.get_legend().get_texts()}
     low, high = axes.collections[0].get_segments()[0][:, 1]

@@ -89,6 +89,19 @@ def test_a_strip_of_one_frame_and_one_that_travels(tmp_path):
         assert blue.sum() > 30
 
 
+def test_the_words_of_a_plot_can_be_read_on_a_white_and_on_a_dark_page():
+    def lightness(colour):  # relative luminance, WCAG 2
+        share = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in share]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear)) + 0.05
+
+    layout = plot_motion(standing()).layout
+    for page in ("#ffffff", "#111111"):  # JupyterLab's
+        two = sorted((lightness(layout.font.color), lightness(page)))
+        assert two[1] / two[0] > 4
+    assert layout.sliders[0].font.size >= 11
+
+
 def test_plot_keeps_left_on_the_left_and_every_joint():
     joints = standing(raise_left=True)
     figure = plot_motion(joints)
