@@ -68,12 +68,12 @@ def _seconds(shortest: int, longest: int, fps: float) -> str:
 def _length_note(denoiser: "Denoiser", lengths: Tensor | Sequence[int], fps: float) -> str | None:
     """A sentence if some of `lengths` (frames, at `fps`) are longer or shorter than any motion it was trained on.
 
-    None if all lie within `trained_frames`, or that is not known.
+    None if all lie within `trained_frames`, by a twentieth more or less, or that is not known.
     """
     if denoiser.trained_frames is None:
         return None
     (shortest, longest), lengths = denoiser.trained_frames, [int(length) for length in lengths]
-    longer, shorter = max(lengths) > longest, min(lengths) < shortest
+    longer, shorter = max(lengths) > 1.05 * longest, min(lengths) < 0.95 * shortest
     if not longer and not shorter:
         return None
     what = "both longer and shorter" if longer and shorter else "longer" if longer else "shorter"
