@@ -103,7 +103,7 @@ def distillation_loss(policy: DiffusionPolicy, base: Retained, count: int, gener
 class LearnConfig(RewardShaping):
     """Settings of `explore_and_learn`."""
 
-    rounds: int = 3
+    rounds: int = 6  # at most: a selector stops them
     steps: int = 400  # of the optimiser, each round
     batch_size: int = 24  # motions chosen, a step
     retained_batch: int = 48  # states of the base policy, a step
@@ -312,7 +312,8 @@ def explore_and_learn(
     policy.denoiser.eval()
     policy = policy.with_bfloat16(True) if config.bfloat16 else policy
     with count_calls(policy.denoiser) as calls:
-        base = base_predictions(policy, retained, generator)
+        learner = policy.with_guidance(1.0)
+        base = base_predictions(learner, retained, generator)
         parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
         kept, log, speaks = Kept(), [], parallel.is_main()
 
@@ -333,7 +334,7 @@ def explore_and_learn(
                     found = _explore_together(policy, reward, prompts, known, search, generator=generator)
                     clock.append(time.perf_counter())
                     bar.set_description("explore: learn")
-                    losses = learn(policy, found, base, parameters, config, generator, lambda *_: bar.update())
+                    losses = learn(learner, found, base, parameters, config, generator, lambda *_: bar.update())
                     clock.append(time.perf_counter())
                     bar.set_description("explore: select")
                     scored = selected()

@@ -271,6 +271,12 @@ class DiffusionPolicy:
         other.bfloat16 = wanted
         return other
 
+    def with_guidance(self, scale: float) -> "DiffusionPolicy":
+        """The same policy at another guidance scale; at 1 the network is asked once, with the text."""
+        other = copy.copy(self)
+        other.guidance_scale = scale
+        return other
+
     def with_denoiser(self, denoiser: Denoiser) -> "DiffusionPolicy":
         """The same policy with another network (a frozen copy, say)."""
         other = copy.copy(self)

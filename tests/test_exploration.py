@@ -450,6 +450,26 @@ def test_a_better_motion_weighs_more_and_learning_comes_nearer(policy):
     assert len(losses) == 30 and losses[-1][0] < 0.8 * losses[0][0]
 
 
+def test_the_network_learns_without_guidance_and_the_policy_searches_with_it(policy, monkeypatch):
+    """A squared error on the guided prediction takes its sharpening away."""
+    asked = {}
+
+    def heard(name):
+        function = getattr(off_policy, name)
+
+        def listen(asking, *rest):
+            asked[name] = asking.guidance_scale
+            return function(asking, *rest)
+
+        monkeypatch.setattr(off_policy, name, listen)
+
+    for name in ("base_predictions", "explore", "learn"):
+        heard(name)
+    policy = policy.with_guidance(2.5)
+    explore_and_learn(policy, lower_wrist, ["up"], KNOWN, KNOWN, LearnConfig(rounds=1, steps=1), LITTLE, progress=False)
+    assert asked == {"base_predictions": 1.0, "explore": 2.5, "learn": 1.0} and policy.guidance_scale == 2.5
+
+
 def test_the_parameters_with_the_best_score_are_kept():
     parameters, kept = [torch.nn.Parameter(torch.zeros(1))], Kept()
     better = []
