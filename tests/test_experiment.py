@@ -88,6 +88,12 @@ def quick(base, **arguments):
     )
 
 
+@functools.cache
+def free(base):
+    "The report of a run of one free prompt, with HTML in it."
+    return quick(base, target=None, prompts=["<script>alert(1)</script> salutes"], full_model=files.WEIGHTS / "denoiser")
+
+
 def test_no_sentence_is_both_trained_on_and_evaluated():
     task = tasks.make_task(CORPUS, TARGET)
     evaluated = set(task.target.prompts) | set(task.original.prompts)
@@ -113,9 +119,10 @@ def test_an_algorithm_without_densities_adapts_under_a_deterministic_sampler(bas
     assert "nft" in (folder / "report.html").read_text() and (folder / "checkpoints" / "last.pt").exists()
 
 
-def test_a_run_leaves_everything_behind_and_is_not_lost(base, tmp_path):
+def test_a_run_leaves_everything_behind_and_is_not_lost(base, tmp_path, capsys):
     folder = tmp_path / "run"
     report = quick(base, target=TARGET, full_model=base, folder=folder)
+    assert "%|" not in capsys.readouterr().err  # progress=False: no bar of any phase, the trainer's included
     values = json.loads((folder / "report.json").read_text())
     for row in (values["target"][k] for k in ("before", "after", "best_of_n", "full_data")):
         assert set(row) >= ROW and len(row["r_precision"]) == 3
@@ -133,7 +140,7 @@ def test_a_run_leaves_everything_behind_and_is_not_lost(base, tmp_path):
 
 
 def test_a_prompt_with_html_shows_as_text(base):
-    page = quick(base, target=None, prompts=["<script>alert(1)</script> waves"]).to_html()
+    page = free(base).to_html()
     assert "<script>alert(1)</script>" not in page and "&lt;script&gt;" in page
 
 
@@ -192,10 +199,9 @@ def test_a_run_goes_on_only_with_its_own_settings(base, tmp_path):
 
 
 def test_a_report_that_could_not_be_written_whole_does_not_count_as_finished(base, tmp_path, monkeypatch):
-    report = quick(base, target=TARGET)
     monkeypatch.setattr(experiment.Report, "to_html", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        report.save(tmp_path)
+        free(base).save(tmp_path)
     assert not (tmp_path / "report.json").exists()
 
 
@@ -566,8 +572,6 @@ def test_networks_of_two_skeletons_are_named(kit):
 
 
 def test_every_phase_of_an_adaptation_has_a_bar_with_its_name(base, capsys):
-    quick(base, target=TARGET, full_model=base)
-    assert "%|" not in capsys.readouterr().err  # progress=False: no bar of any phase, the trainer's included
     quick(base, target=TARGET, full_model=base, progress=True)
     said = capsys.readouterr()
     ends = [said.err.index(f"{name}: 100%") for name in ("before", "full data", "selection", "after", "best of N")]
@@ -714,7 +718,7 @@ def test_a_floor_under_the_deviation_reaches_the_policy_from_the_command_line(mo
 
 
 def test_a_free_prompts_report_says_only_what_is_so(base):
-    report = quick(base, target=None, prompts=["a person salutes"], full_model=files.WEIGHTS / "denoiser")
+    report = free(base)
     text = report.to_html() + comparison.summary(report.values)
     for words in ("was not trained on.", "eld-out prompts", "saw the action", "was shown such motions"):
         assert words not in text.replace("(a run of free prompts", ""), words

@@ -23,7 +23,7 @@ from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
 BANDAI = Path(__file__).parents[2] / "shared" / "data" / "bandai_h3d"
-CORPUS = load_corpus("procedural", num_clips=600, seed=5)
+CORPUS = load_corpus("procedural", num_clips=320, seed=5)
 HALF = set(CORPUS.actions[: len(CORPUS.actions) // 2])
 
 
@@ -72,7 +72,7 @@ def world(tmp_path_factory):
 def plan_of(root: Path, recipe: str = "humanml3d-to-kit", **changes) -> Plan:
     networks = {name: root / name for name in ("model", "retrieval", "evaluator")}
     data = {"humanml3d": root / "humanml3d", "kit": root / "kit"}
-    return Plan(recipe, **{"data": data, **networks, "settings": "ours", "iterations": 1, "evaluation_prompts": 8, **changes})
+    return Plan(recipe, **{"data": data, **networks, "settings": "ours", "iterations": 1, "evaluation_prompts": 4, **changes})
 
 
 def problems(plan: Plan, folder=None) -> str:
@@ -126,11 +126,7 @@ def test_a_sound_plan_is_told_with_time_and_memory_and_writes_nothing(world, tmp
     assert "joint space" in str(found) and not (tmp_path / "run").exists()
     assert sorted(path.name for path in world.rglob("*")) == before
     assert found.memory is None or 1e8 < found.memory < 1e11
-
-
-def test_a_longer_run_is_estimated_longer(world):
-    short, long = (dry_run(plan_of(world, iterations=n)).seconds for n in (1, 1000))
-    assert long > 20 * short
+    assert dry_run(plan_of(world, iterations=1000)).seconds > 20 * found.seconds
 
 
 def test_what_would_fail_is_found_before(world, tmp_path):
@@ -175,10 +171,10 @@ def few_prompts(monkeypatch):
         monkeypatch.setitem(SETTINGS, name, dataclasses.replace(settings, ddpo=ddpo))
 
 
-@pytest.mark.parametrize(("recipe", "kind"), [("humanml3d-to-kit", "cross-dataset"), ("kit-to-humanml3d", "cross-dataset")])
-def test_between_data_sets(world, few_prompts, tmp_path, recipe, kind):
+@pytest.mark.parametrize("recipe", ["humanml3d-to-kit", "kit-to-humanml3d"])
+def test_between_data_sets(world, few_prompts, tmp_path, recipe):
     report = run(plan_of(world, recipe), tmp_path / "run", progress=False)
-    assert report.values["experiment"] == kind
+    assert report.values["experiment"] == "cross-dataset"
     own = load_data(plan_of(world))["kit" if recipe.endswith("kit") else "humanml3d"]
     assert set(report.values["prompts"]["training"]) <= set(own.split("train").captions)
     assert set(report.values["prompts"]["evaluation"]) <= set(own.split("test").captions)
@@ -232,4 +228,4 @@ def test_two_halves_of_real_motion_end_to_end(world, few_prompts, tmp_path):
     assert problems(plan) == ""
     values = run(plan, tmp_path / "run", progress=False).values
     assert set(values["prompts"]["training"]) <= set(load_data(plan)["kit"].split("train").captions)
-    assert values["target"]["after"]["n"] == 32 and (tmp_path / "run/report.html").exists()
+    assert values["target"]["after"]["n"] == 16 and (tmp_path / "run/report.html").exists()

@@ -183,8 +183,8 @@ def compare(
     paths = {str(run): run if run.suffix == ".json" else run / "report.json" for run in runs}
     reports = {name: read_report(path) for name, path in paths.items()}
     models = {name: str(report["config"].get("model", "")) for name, report in reports.items()}
-    costs = {name: measure_iteration(model) for name, model in models.items() if os.path.isdir(model)}
-    rows = comparison_rows(reports, costs)
+    cost = {model: measure_iteration(model) for model in dict.fromkeys(models.values()) if os.path.isdir(model)}
+    rows = comparison_rows(reports, {name: cost[model] for name, model in models.items() if model in cost})
     say(comparison_text(rows))
     if out:
         with write_atomically(out) as temporary:
