@@ -1,5 +1,6 @@
 """The main job on published models: MDM adapted under TMR's reward, evaluated by the Guo evaluator, all tiny and random."""
 
+import functools
 import json
 import pickle
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocapfree_nb import experiment, text
+from mocapfree_nb import experiment, selection, tasks, text
 from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.ddpo import DDPOConfig
 from mocapfree_nb.denoiser import MotionDenoiser
@@ -77,8 +78,11 @@ def test_published_networks_take_the_places_of_ours(world):
     assert ((scores > 0) & (scores < 1)).all()
 
 
-def test_a_published_model_is_adapted_and_evaluated(world, tmp_path):
+def test_a_published_model_is_adapted_and_evaluated(world, tmp_path, monkeypatch):
     root, corpus = world
+    monkeypatch.setattr(experiment, "make_task", functools.partial(tasks.make_task, retained=16))
+    monkeypatch.setattr(experiment, "fit_scorer", functools.partial(selection.fit_scorer, most=100))
+    monkeypatch.setattr(experiment, "HeldOutSelector", functools.partial(selection.HeldOutSelector, count=8, others=8))
     quick = DDPOConfig(iterations=1, prompts_per_iteration=2, motions_per_prompt=2, distillation_batch=4, select_every=1)
     report = experiment.adapt(
         corpus=corpus,

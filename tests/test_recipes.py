@@ -23,7 +23,7 @@ from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
 
 BANDAI = Path(__file__).parents[2] / "shared" / "data" / "bandai_h3d"
-CORPUS = load_corpus("procedural", num_clips=320, seed=5)
+CORPUS = load_corpus("procedural", num_clips=440, seed=5)
 HALF = set(CORPUS.actions[: len(CORPUS.actions) // 2])
 
 

@@ -129,5 +129,5 @@ def test_training_a_network_leaves_the_users_random_numbers_alone(tmp_path, monk
     torch.manual_seed(5)
     seeded = []
     monkeypatch.setattr(torch, "manual_seed", seeded.append)
-    shipped.train("denoiser", tmp_path, corpus=CORPUS, steps=1)
+    shipped.train("denoiser", tmp_path, corpus=CORPUS.subset(list(CORPUS)[:40]), steps=1)
     assert torch.equal(torch.rand(3), expected) and not seeded

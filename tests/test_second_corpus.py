@@ -175,6 +175,7 @@ def stand_ins(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(shipped, "load_corpus", {"procedural": A, "procedural-b": B}.__getitem__)
     monkeypatch.setattr(experiment, "make_task", lambda *rest: tasks.make_task(*rest[:5], evaluation_prompts=8, retained=16))
+    monkeypatch.setattr(experiment, "fit_scorer", functools.partial(selection.fit_scorer, most=100))
     monkeypatch.setattr(experiment, "HeldOutSelector", functools.partial(selection.HeldOutSelector, count=8, others=8))
     monkeypatch.setattr("mocapfree_nb.off_policy.ExploreConfig", lambda: ExploreConfig(prompts=2, pool=3, near=3, proposals=8))
     monkeypatch.chdir(tmp_path)
