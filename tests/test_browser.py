@@ -213,12 +213,15 @@ def test_the_denoising_slider_and_its_chart(open_page, clips):
     walk = clips["walk-forward"]
     noise = np.random.default_rng(0).normal(size=walk.shape)
     states = np.stack([walk + share * noise for share in (0.6, 0.3, 0.1, 0.0)])
-    player = MotionPlayer(states, denoising=[f"t = {t}" for t in (9, 6, 3, 0)],
+    both = {"state": states, "predicted x0": states[[1, 2, 3, 3]]}
+    player = MotionPlayer(both, denoising=[f"t = {t}" for t in (9, 6, 3, 0)],
                           charts=[Chart({"log-probability": [1, 2, 3, float("nan")]}, along="step")])
     page = open_page(player)
     hands = Hands(page, page.locator(".mocapfree-player"))
     hands.check_that_it_denoises()
+    ends = [hands.picture(panel) for panel in (0, 1)]
     hands.slider("Denoising step").fill("1")
+    assert all(hands.picture(panel) != end for panel, end in enumerate(ends)), "one slider for both figures"
     assert hands.player.locator("output").last.inner_text() == "step 1: t = 6"
     before = hands.picture()
     hands.player.focus()

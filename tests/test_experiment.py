@@ -748,6 +748,16 @@ def test_the_next_start_of_a_killed_run_takes_its_leftovers_away_and_nothing_els
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
 
 
+def test_runs_that_began_from_one_model_are_compared_and_it_is_measured_once(base, capsys, monkeypatch, tmp_path):
+    measured = []
+    cost = {"rollout_s": 98.75, "update_s": 2.5, "rollout_mib": 3.0, "update_mib": 4.0}
+    monkeypatch.setattr("mocapfree_nb.bench.measure_iteration", lambda model: measured.append(model) or cost)
+    for name in ("one", "two"):
+        free(base).save(tmp_path / name)
+    status, said, _ = command(capsys, monkeypatch, "compare", tmp_path / "one", tmp_path / "two")
+    assert status == 0 and measured == [str(base)] and said.count("98.75 s") == 2
+
+
 NASTY = "\x1b[31mred\x07\x9b2J\u202e"
 
 
