@@ -16,7 +16,7 @@ from browser import NETWORK, Hands, chromium, listen
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.flaky(reruns=1)  # a browser on a machine that is busy with something else
 # One lesson for each kind of widget: players of several figures (and plotly), one that denoises, one that a text box drives, one
-# that shows a training as it goes on. Those of lessons 12 and 23 are made of the same parts. Step 3 of `make test` runs all lessons.
+# that shows a training as it goes on. Lessons 12 and 23 show the same ones. Step 3 of `make test` runs all lessons.
 LESSONS = ["1_motion/02_viewing", "3_diffusion/08_schedule", "4_reward/13_retrieval", "5_rl/17_ddpo"]
 # Trainings are cut to a sixth of their iterations here: whole ones, and what they reach, are seen in step 3.
 SHORTER = {"5_rl/17_ddpo": {"iterations=24": "iterations=4", "\nassert rise[1] > rise[0] + 0.15": ""}}
