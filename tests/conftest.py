@@ -13,8 +13,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # Files that take longest, the longest first. Each is done by one process (xdist's loadfile), in the order of collection:
 # the longest begin when the others still have work for the second process.
 LONGEST = (
-    "lab", "experiment", "parallel", "playground", "algorithms", "recipes", "commands", "browser", "study_page", "exploration",
-    "ddpo", "pretrain", "latent",
+    "lab", "experiment", "parallel", "recipes", "ddpo", "commands", "playground", "algorithms", "solvers", "regularisers",
+    "second_corpus", "run_settings", "browser", "fuzz", "exploration", "study_page",
 )  # fmt: skip
 
 
