@@ -106,7 +106,7 @@ class LearnConfig(RewardShaping):
     rounds: int = 6  # at most: a selector stops them
     steps: int = 400  # of the optimiser, each round
     batch_size: int = 24  # motions chosen, a step
-    retained_batch: int = 48  # states of the base policy, a step
+    retained_batch: int = 32  # states of the base policy, a step
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
@@ -138,12 +138,13 @@ def learn(
 ) -> list[tuple[float, float]]:
     """Off-policy DDPO on what was found, self-distillation on what must stay; the two losses of every step.
 
+    The prediction is drawn towards what was found without guidance; what must stay is the guided one, which is sampled with.
     `parameters` are trained in place; the learning rate falls to zero along a cosine. Of several processes each takes its
     share of every batch, and the gradient is everyone's; all must hold the same `generator`. Raises `UserError` if a gradient
     is not finite.
     """
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
-    device, losses = policy.device, []
+    device, losses, unguided = policy.device, [], policy.with_guidance(1.0)
     lengths = found.lengths.to(device)
     with torch.no_grad():
         x0 = torch.cat([policy.denoiser.encode(m, n) for m, n in zip(found.motion.split(256), lengths.split(256), strict=True)])
@@ -159,7 +160,7 @@ def learn(
         clean = x0[rows, :longest]
         x_t = posterior_states(policy, clean, at, generator)
         rows, at, x_t, clean = rows[own], at[own], x_t[own], clean[own]
-        predicted, _ = policy.predict(x_t, policy.timesteps[at].to(device), text[rows], lengths[rows])
+        predicted, _ = unguided.predict(x_t, policy.timesteps[at].to(device), text[rows], lengths[rows])
         towards = (weights[rows] * motion_errors(policy, predicted, clean, lengths[rows])).mean()
         stays = distillation_loss(policy, base, config.retained_batch, generator)
         optimizer.zero_grad(set_to_none=True)
@@ -312,8 +313,7 @@ def explore_and_learn(
     policy.denoiser.eval()
     policy = policy.with_bfloat16(True) if config.bfloat16 else policy
     with count_calls(policy.denoiser) as calls:
-        learner = policy.with_guidance(1.0)
-        base = base_predictions(learner, retained, generator)
+        base = base_predictions(policy, retained, generator)
         parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
         kept, log, speaks = Kept(), [], parallel.is_main()
 
@@ -334,7 +334,7 @@ def explore_and_learn(
                     found = _explore_together(policy, reward, prompts, known, search, generator=generator)
                     clock.append(time.perf_counter())
                     bar.set_description("explore: learn")
-                    losses = learn(learner, found, base, parameters, config, generator, lambda *_: bar.update())
+                    losses = learn(policy, found, base, parameters, config, generator, lambda *_: bar.update())
                     clock.append(time.perf_counter())
                     bar.set_description("explore: select")
                     scored = selected()

@@ -450,24 +450,20 @@ def test_a_better_motion_weighs_more_and_learning_comes_nearer(policy):
     assert len(losses) == 30 and losses[-1][0] < 0.8 * losses[0][0]
 
 
-def test_the_network_learns_without_guidance_and_the_policy_searches_with_it(policy, monkeypatch):
+def test_motions_are_learnt_without_guidance_and_what_must_stay_is_the_guided_prediction(policy, monkeypatch):
     """A squared error on the guided prediction takes its sharpening away."""
-    asked = {}
+    asked = []
+    guided = type(policy.denoiser).guided
 
-    def heard(name):
-        function = getattr(off_policy, name)
+    def listen(denoiser, x, t, text, lengths, scale):
+        asked.append((torch.is_grad_enabled(), len(x), scale))
+        return guided(denoiser, x, t, text, lengths, scale)
 
-        def listen(asking, *rest):
-            asked[name] = asking.guidance_scale
-            return function(asking, *rest)
-
-        monkeypatch.setattr(off_policy, name, listen)
-
-    for name in ("base_predictions", "explore", "learn"):
-        heard(name)
-    policy = policy.with_guidance(2.5)
-    explore_and_learn(policy, lower_wrist, ["up"], KNOWN, KNOWN, LearnConfig(rounds=1, steps=1), LITTLE, progress=False)
-    assert asked == {"base_predictions": 1.0, "explore": 2.5, "learn": 1.0} and policy.guidance_scale == 2.5
+    monkeypatch.setattr(type(policy.denoiser), "guided", listen)
+    config = LearnConfig(rounds=1, steps=1, batch_size=3, retained_batch=5)
+    explore_and_learn(policy.with_guidance(2.5), lower_wrist, ["up"], KNOWN, KNOWN, config, LITTLE, progress=False)
+    assert [call[1:] for call in asked if call[0]] == [(3, 1.0), (5, 2.5)]
+    assert {scale for trains, _, scale in asked if not trains} == {2.5}
 
 
 def test_the_parameters_with_the_best_score_are_kept():
