@@ -12,7 +12,7 @@ from mocapfree_nb.algorithms.preference import PreferenceTrainer
 from mocapfree_nb.algorithms.reward_gradient import RewardGradientTrainer
 from mocapfree_nb.algorithms.reward_weighted import RewardWeightedTrainer
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
-from mocapfree_nb.exploration import ExploreConfig, near_lengths
+from mocapfree_nb.exploration import MANY_SENTENCES, ExploreConfig, near_lengths
 from mocapfree_nb.files import UserError
 from mocapfree_nb.off_policy import LearnConfig, explore_and_learn
 from mocapfree_nb.policy import DiffusionPolicy
@@ -87,11 +87,12 @@ def learn_task(
 
     `config`, of a type in `ALGORITHMS`, says which algorithm, and its settings. `selector` and `folder` as in `DDPOTrainer`:
     a run that is already in `folder` goes on where it stopped. `second` is what a gate compares the reward with;
-    `search` has settings of exploration's search.
+    `search` has settings of exploration's search (of a cross-dataset task by default those for many sentences).
     """
     retained = task.retained
     known = list(zip(retained.prompts, retained.lengths.tolist(), strict=True))
     if isinstance(config, LearnConfig):
+        search = search or (MANY_SENTENCES if task.among_itself else None)
         seen = None if on_iteration is None else lambda finished: on_iteration(finished.record())
         return explore_and_learn(
             policy, reward, task.training_prompts, known, known, config, search,
