@@ -106,13 +106,14 @@ class LearnConfig(RewardShaping):
     rounds: int = 6  # at most: a selector stops them
     steps: int = 400  # of the optimiser, each round
     batch_size: int = 24  # motions chosen, a step
-    retained_batch: int = 32  # states of the base policy, a step
+    retained_batch: int = 48  # states of the base policy, a step
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     lora_rank: int = 32
     lora_alpha: float = 64.0
     distillation: float = 6.0  # weight of what must stay
+    guided: bool = True  # is it the guided prediction that learns? For many actions at once: no
     seed: int = 0
     bfloat16: bool = False  # the network's part of search and learning, where the processor has it; losses stay float32
 
@@ -123,7 +124,7 @@ class LearnConfig(RewardShaping):
             whole=dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1) | {"seed": 0},
             positive=("learning_rate", "gradient_clip", "lora_alpha"),
             not_negative=("weight_decay", "distillation"),
-            flags=("bfloat16",),
+            flags=("guided", "bfloat16"),
         )
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #8bc86629
@@ -138,13 +139,14 @@ def learn(
 ) -> list[tuple[float, float]]:
     """Off-policy DDPO on what was found, self-distillation on what must stay; the two losses of every step.
 
-    The prediction is drawn towards what was found without guidance; what must stay is the guided one, which is sampled with.
+    Unless `config.guided`, the prediction is drawn towards what was found without guidance; what must stay is the guided one.
     `parameters` are trained in place; the learning rate falls to zero along a cosine. Of several processes each takes its
     share of every batch, and the gradient is everyone's; all must hold the same `generator`. Raises `UserError` if a gradient
     is not finite.
     """
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
-    device, losses, unguided = policy.device, [], policy.with_guidance(1.0)
+    device, losses = policy.device, []
+    learner = policy if config.guided else policy.with_guidance(1.0)
     lengths = found.lengths.to(device)
     with torch.no_grad():
         x0 = torch.cat([policy.denoiser.encode(m, n) for m, n in zip(found.motion.split(256), lengths.split(256), strict=True)])
@@ -160,7 +162,7 @@ def learn(
         clean = x0[rows, :longest]
         x_t = posterior_states(policy, clean, at, generator)
         rows, at, x_t, clean = rows[own], at[own], x_t[own], clean[own]
-        predicted, _ = unguided.predict(x_t, policy.timesteps[at].to(device), text[rows], lengths[rows])
+        predicted, _ = learner.predict(x_t, policy.timesteps[at].to(device), text[rows], lengths[rows])
         towards = (weights[rows] * motion_errors(policy, predicted, clean, lengths[rows])).mean()
         stays = distillation_loss(policy, base, config.retained_batch, generator)
         optimizer.zero_grad(set_to_none=True)

@@ -450,19 +450,19 @@ def test_a_better_motion_weighs_more_and_learning_comes_nearer(policy):
     assert len(losses) == 30 and losses[-1][0] < 0.8 * losses[0][0]
 
 
-def test_motions_are_learnt_without_guidance_and_what_must_stay_is_the_guided_prediction(policy, monkeypatch):
-    """A squared error on the guided prediction takes its sharpening away."""
+@pytest.mark.parametrize("guided, scale", [(True, 2.5), (False, 1.0)])
+def test_what_is_found_is_learnt_with_or_without_guidance_and_what_must_stay_with_it(policy, guided, scale, monkeypatch):
     asked = []
-    guided = type(policy.denoiser).guided
+    ask = type(policy.denoiser).guided
 
     def listen(denoiser, x, t, text, lengths, scale):
         asked.append((torch.is_grad_enabled(), len(x), scale))
-        return guided(denoiser, x, t, text, lengths, scale)
+        return ask(denoiser, x, t, text, lengths, scale)
 
     monkeypatch.setattr(type(policy.denoiser), "guided", listen)
-    config = LearnConfig(rounds=1, steps=1, batch_size=3, retained_batch=5)
+    config = LearnConfig(rounds=1, steps=1, batch_size=3, retained_batch=5, guided=guided)
     explore_and_learn(policy.with_guidance(2.5), lower_wrist, ["up"], KNOWN, KNOWN, config, LITTLE, progress=False)
-    assert [call[1:] for call in asked if call[0]] == [(3, 1.0), (5, 2.5)]
+    assert [call[1:] for call in asked if call[0]] == [(3, scale), (5, 2.5)]
     assert {scale for trains, _, scale in asked if not trains} == {2.5}
 
 
