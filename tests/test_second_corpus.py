@@ -177,7 +177,7 @@ def stand_ins(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "make_task", lambda *rest: tasks.make_task(*rest[:5], evaluation_prompts=8, retained=16))
     monkeypatch.setattr(experiment, "fit_scorer", functools.partial(selection.fit_scorer, most=100))
     monkeypatch.setattr(experiment, "HeldOutSelector", functools.partial(selection.HeldOutSelector, count=8, others=8))
-    monkeypatch.setattr("mocapfree_nb.off_policy.ExploreConfig", lambda: ExploreConfig(prompts=2, pool=3, near=3, proposals=8))
+    monkeypatch.setattr("mocapfree_nb.learning.MANY_SENTENCES", ExploreConfig(prompts=3, pool=3, near=3, proposals=7, keep=1))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -213,6 +213,7 @@ def test_the_demo_reports_before_after_and_a_model_of_its_own(stand_ins, capsys,
     values = quick(direction, "cross")
     assert values["experiment"] == "cross-dataset" and {"before", "after", "full_data"} <= set(values["target"])
     assert {"before", "after"} <= set(values["original"]) and values["held_out"]
+    assert values["curves"][0]["proposals"] == 3 * 7 and values["config"]["guided"] is False  # many sentences, many actions
     new, old = (B, A) if direction == "a-to-b" else (A, B)
     assert set(values["prompts"]["training"]) <= set(new.split("train").captions)  # captions of the target, no others
     assert set(values["prompts"]["evaluation"]) <= set(new.split("test").captions)
