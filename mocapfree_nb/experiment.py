@@ -26,7 +26,7 @@ from .algorithms.loop import SampleConfig
 from .ddpo import DDPOConfig
 from .exploration import ExploreConfig
 from .rewards import checked_scores
-from .learning import algorithm_name, check_start, learn_task
+from .learning import algorithm_name, check_start, learn_task, make_config
 from .off_policy import LearnConfig
 from .evaluation import Checks, PolicyEvaluation, Scorers, evaluate_policy
 from .files import WEIGHTS, UserError, write_atomically, write_json
@@ -302,7 +302,7 @@ def adapt(
     is the one that `on_iteration` hears.
     Raises `UserError` for what a user can mend.
     """
-    started, config = time.perf_counter(), config or LearnConfig()
+    started, config = time.perf_counter(), config or make_config("exploration", crossing=source is not None)
     if folder:
         parallel.from_main(lambda: prepare_folder(folder))
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)

@@ -14,13 +14,14 @@ from mocapfree_nb.algorithms.reward_weighted import RewardWeightedTrainer
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.exploration import MANY_SENTENCES, ExploreConfig, near_lengths
 from mocapfree_nb.files import UserError
-from mocapfree_nb.off_policy import LearnConfig, explore_and_learn
+from mocapfree_nb.off_policy import MANY_ACTIONS, LearnConfig, explore_and_learn
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.regularisers import check_divergence
 from mocapfree_nb.run_settings import check_trainable
 from mocapfree_nb.tasks import Task
 
-__all__ = ["ALGORITHMS", "TRAINERS", "register_algorithm", "find_algorithm", "algorithm_name", "check_start", "learn_task"]
+__all__ = ["ALGORITHMS", "TRAINERS", "register_algorithm", "find_algorithm", "make_config", "algorithm_name", "check_start",
+           "learn_task"]
 
 ALGORITHMS: dict[str, type] = {  # name -> its settings; the first by default
     "exploration": LearnConfig,
@@ -50,6 +51,11 @@ def find_algorithm(name: str) -> type:
     if name not in ALGORITHMS:
         raise UserError(f"there is no algorithm {name!r}; choose one of {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]
+
+
+def make_config(algorithm: str, crossing: bool = False, **given) -> object:
+    """Settings of an algorithm, `given` over its defaults; of exploration `MANY_ACTIONS` where a task is `crossing` corpora."""
+    return find_algorithm(algorithm)(**(MANY_ACTIONS if crossing and algorithm == "exploration" else {}) | given)
 
 
 def algorithm_name(config: object) -> str:

@@ -17,8 +17,9 @@ from mocapfree_nb.evaluator import EvaluatorModel
 from mocapfree_nb.exploration import ExploreConfig
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import UserError
+from mocapfree_nb.learning import make_config
 from mocapfree_nb.models import shipped
-from mocapfree_nb.off_policy import LearnConfig
+from mocapfree_nb.off_policy import MANY_ACTIONS, LearnConfig
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.retrieval import RetrievalModel
 from mocapfree_nb.skeleton import HUMANML3D, KIT_ML
@@ -190,6 +191,14 @@ def test_the_recipe_of_a_direction(stand_ins, direction):
     assert recipe["retrieval"].name == "retrieval-both" and recipe["evaluator"].name == "evaluator-both"
     assert (recipe["source"], recipe["corpus"]) == ((A, B) if direction == "a-to-b" else (B, A))
     assert isinstance(recipe["config"], LearnConfig)
+    assert recipe["config"] == LearnConfig(rounds=1, **MANY_ACTIONS)
+
+
+def test_a_task_between_corpora_learns_without_guidance_however_it_is_asked_for():
+    assert not make_config("exploration", crossing=True).guided and make_config("exploration").guided
+    given = {"guided": True, "steps": 7}
+    assert make_config("exploration", crossing=True, **given) == LearnConfig(**MANY_ACTIONS | given)
+    assert make_config("ddpo", crossing=True) == make_config("ddpo")
 
 
 def test_a_direction_or_network_that_is_not_there(stand_ins):

@@ -121,7 +121,7 @@ def adapt(
     """
     from mocapfree_nb import experiment
     from mocapfree_nb.corpus import load_corpus
-    from mocapfree_nb.learning import find_algorithm
+    from mocapfree_nb.learning import make_config
     from mocapfree_nb.tasks import LEFT_OUT_ACTIONS
 
     prompts = list(prompt or []) + (read_prompts(prompts_file) if prompts_file else [])
@@ -154,7 +154,7 @@ def adapt(
             leave_out_words=leave_out_words or (),
             full_model=full_model,
             checks=read_checks(check or []),
-            config=find_algorithm(algorithm)(**chosen),
+            config=make_config(algorithm, crossing=source is not None, **chosen),
             reward=followed,
             steps=denoising_steps,
             guidance_scale=guidance,

@@ -14,7 +14,7 @@ from mocapfree_nb.evaluation import Checks, check_motion
 from mocapfree_nb.evaluator import train_evaluator
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import WEIGHTS, UserError
-from mocapfree_nb.learning import find_algorithm
+from mocapfree_nb.learning import find_algorithm, make_config
 from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.pretrain import PretrainConfig, pretrain
 from mocapfree_nb.runstate import borrowed_generators
@@ -49,7 +49,6 @@ ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, c
     "latent": ("latent", {"iterations": 80, "distillation_weight": 0.1, "learning_rate": 5e-4, "select_every": 10}, True),
 }
 ONE_ROUND = {"rounds": 1, "distillation": 12.0}  # fits five minutes; of 6, 12 and 24 the held-out scorer likes 12 and 24 best
-ANOTHER_CORPUS = {"rounds": 1, "steps": 600, "batch_size": 48, "retained_batch": 24, "guided": False}  # many actions
 DIRECTIONS = {"a-to-b": ("procedural", "procedural-b"), "b-to-a": ("procedural-b", "procedural")}  # original, target
 
 
@@ -90,8 +89,9 @@ def cross_dataset_recipe(
             what = path.name.split("-")[0]
             raise UserError(f"{path.name} is not here: mocapfree pretrain {what} --corpus {corpus} --out {path}")
     source, target = (load_corpus(corpus) for corpus in DIRECTIONS[direction])
-    given = ANOTHER_CORPUS if algorithm == "exploration" else {}
-    return {**models, **networks, "corpus": target, "source": source, "config": find_algorithm(algorithm)(seed=seed, **given)}
+    rounds = {"rounds": 1} if algorithm == "exploration" else {}
+    config = make_config(algorithm, crossing=True, seed=seed, **rounds)
+    return {**models, **networks, "corpus": target, "source": source, "config": config}
 
 
 def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tensor, Tensor], Tensor]:
