@@ -129,3 +129,30 @@ def generator_misfit(found: object, device: torch.device) -> str | None:
     except (RuntimeError, TypeError):
         return "the state of a random generator is damaged"
     return None
+
+
+def training_misfit(
+    state: dict, run: dict, model: nn.Module, optimizer: torch.optim.AdamW, device: torch.device
+) -> str | None:
+    """What keeps `state` from being that of the training `run` of `model`, in words; None where it fits.
+
+    A state has step, run, model, average, updates, optimizer, generator, torch_generator, device_generator and history.
+    """
+    weights = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    plain = {"step": 0, "run": run, "model": weights, "average": weights, "updates": 0}
+    others = ("optimizer", "generator", "torch_generator", "device_generator", "history")
+    if missing := [key for key in (*plain, *others) if key not in state]:
+        return f"it lacks {', '.join(missing)}"
+    if problem := misfit({key: state[key] for key in plain}, plain, "it"):
+        return problem
+    if not 0 <= state["step"] <= run["steps"] or state["updates"] < 0:
+        return f"it stands at step {state['step']} of {run['steps']}"
+    rows = state["history"]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+        return "its history is damaged"
+    return (
+        optimizer_misfit(state["optimizer"], optimizer)
+        or generator_misfit(state["generator"], device)
+        or generator_misfit(state["torch_generator"], torch.device("cpu"))
+        or (None if device.type == "cpu" else generator_misfit(state["device_generator"], device))
+    )

@@ -7,7 +7,7 @@ import torch
 from mocapfree_nb.corpus import Clip, Corpus, load_corpus
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
-from mocapfree_nb.pretrain import PretrainConfig, diffusion_loss, foot_error, masked_mean_square, pretrain
+from mocapfree_nb.pretrain import PretrainConfig, bone_error, diffusion_loss, masked_mean_square, pretrain, velocity_error
 from mocapfree_nb.runstate import borrowed_generators, load_state
 from mocapfree_nb.text import default_text_encoder
 
@@ -241,19 +241,41 @@ def test_a_checkpoint_that_was_tampered_with_is_named_and_nothing_of_it_used(che
     assert all(torch.equal(value, denoiser.state_dict()[key]) for key, value in weights.items())
 
 
-def test_foot_error_is_the_squared_velocity_by_which_feet_slide():
+def test_velocity_error_is_the_squared_velocity_by_which_feet_and_hands_slide():
     clip = torch.as_tensor(CORPUS[0].features)[None]
     sliding = clip.clone()
     sliding[:, :, 2] += 0.01  # a hundredth of a metre a frame, 20 frames a second: .2 m/s along one of three axes
     lengths = torch.tensor([clip.shape[1]])
-    assert foot_error(clip, clip, lengths) == 0
-    torch.testing.assert_close(foot_error(sliding, clip, lengths), torch.tensor(0.2**2 / 3), rtol=1e-3, atol=0)
+    assert velocity_error(clip, clip, lengths) == 0
+    torch.testing.assert_close(velocity_error(sliding, clip, lengths), torch.tensor(0.2**2 / 3), rtol=1e-3, atol=0)
     half = clip.clone()
     half[:, clip.shape[1] // 2 :, 2] += 0.01
-    torch.testing.assert_close(foot_error(half, clip, lengths // 2), torch.tensor(0.0))
+    torch.testing.assert_close(velocity_error(half, clip, lengths // 2), torch.tensor(0.0))
+    waving = clip.clone()
+    waving[:, ::2, 4 + 3 * 19 + 1] += 0.01  # the left wrist up and down: .2 m/s along one of three axes, of one of six joints
+    torch.testing.assert_close(velocity_error(waving, clip, lengths), torch.tensor(0.2**2 / 3 / 6), rtol=1e-3, atol=0)
 
 
-def test_foot_weight_adds_the_error_of_the_predicted_motion():
+def test_bone_error_is_the_squared_share_by_which_bones_are_off():
+    clip = torch.as_tensor(CORPUS[0].features)[None]
+    lengths = torch.tensor([clip.shape[1]])
+    scaled = clip.clone()
+    scaled[..., 3:67] *= 1.2  # root height and positions: every bone a fifth longer, wherever the body faces and goes
+    assert bone_error(clip, clip, lengths) == 0
+    torch.testing.assert_close(bone_error(scaled, clip, lengths), torch.tensor(0.2**2), rtol=1e-3, atol=0)
+    pair, twice = torch.cat([scaled, scaled]), torch.cat([clip, clip])
+    weighed = bone_error(pair, twice, lengths.repeat(2), share=torch.tensor([1.0, 0.5]))
+    torch.testing.assert_close(weighed, torch.tensor(0.75 * 0.2**2), rtol=1e-3, atol=0)
+    late = clip.clone()
+    late[:, clip.shape[1] // 2 :, 3:67] *= 1.2
+    assert bone_error(late, clip, lengths // 2) == 0
+    clip.requires_grad_()
+    bone_error(0 * clip, clip.detach(), lengths).backward()  # a body of no size has no direction to grow in
+    assert clip.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("setting", ["velocity_weight", "bone_weight"])
+def test_weights_of_velocities_and_bones_add_the_error_of_the_predicted_motion(setting):
     denoiser = tiny().eval()
     denoiser.set_statistics(CORPUS.mean, CORPUS.std)
     motion, lengths = torch.as_tensor(CORPUS[0].features)[None], torch.tensor([len(CORPUS[0])])
@@ -261,7 +283,12 @@ def test_foot_weight_adds_the_error_of_the_predicted_motion():
     settings = denoiser, denoiser.noise_schedule, x0, lengths, text, t, torch.randn_like(x0)
     with torch.no_grad():
         x_t = denoiser.noise_schedule.add_noise(x0, settings[-1], t)
-        expected = foot_error(denoiser.denormalise(denoiser(x_t, t, text, lengths)), motion, lengths)
-        found = diffusion_loss(*settings, foot_weight=3.0) - diffusion_loss(*settings)
+        if setting == "velocity_weight":
+            expected = velocity_error(denoiser.denormalise(denoiser(x_t, t, text, lengths)), motion, lengths)
+        else:
+            shown, hidden = (denoiser(x_t, t, text, lengths, torch.tensor([flag])) for flag in (True, False))
+            guided = denoiser.denormalise(hidden + 2.5 * (shown - hidden))
+            expected = bone_error(guided, motion, lengths, denoiser.noise_schedule.alphas_cumprod[t])
+        found = diffusion_loss(*settings, **{setting: 3.0}) - diffusion_loss(*settings)
     assert expected > 0
     torch.testing.assert_close(found, 3 * expected, rtol=1e-3, atol=1e-4)

@@ -24,11 +24,12 @@ from ..files import UserError
 from .blocks import PostNormBlock, sinusoids
 from mocapfree_nb.pretrain import (
     PretrainConfig,
-    foot_error,
+    bone_error,
     joint_error,
     masked_mean_square,
     pretrain,
     random_diffusion_loss,
+    velocity_error,
 )
 from ..skeleton import HUMANML3D, Skeleton
 from ..text import TextEmbedding, TextEncoder
@@ -322,8 +323,8 @@ def vae_batch_loss(
 ) -> Tensor:
     """`vae_loss` of one random batch of clips with mixed arms, for `pretrain`; the text plays no part.
 
-    `refuse(motion, lengths)` says (batch,) bool which raw motions must not be learnt. The weights of joints and feet are
-    those of `config`, as in lesson 11.
+    `refuse(motion, lengths)` says (batch,) bool which raw motions must not be learnt. The weights of joints, velocities
+    and bones are those of `config`, as in lesson 11.
     """
     batch = draw_batch(stacked, config.batch_size, generator, int(stacked.lengths.max()))
     motion, lengths = swap_body_parts(batch.motion, batch.lengths, generator, skeleton=skeleton)
@@ -335,8 +336,11 @@ def vae_batch_loss(
     noise = torch.randn(len(x), *model.latent_mean.shape, generator=generator, device=generator.device)
 
     def body_error(again: Tensor, clean: Tensor, lengths: Tensor) -> Tensor:
-        feet = foot_error(model.denormalise(again), model.denormalise(clean), lengths) if config.foot_weight else 0.0
-        return config.joint_weight * joint_error(again - clean, lengths) + config.foot_weight * feet
+        compared = model.denormalise(again), model.denormalise(clean), lengths
+        error = config.joint_weight * joint_error(again - clean, lengths)
+        for weight, measure in ((config.velocity_weight, velocity_error), (config.bone_weight, bone_error)):
+            error = error + (weight * measure(*compared) if weight else 0.0)
+        return error
 
     return vae_loss(model.vae, x, lengths, noise, kl_weight, body_error)[0]
 
@@ -347,7 +351,9 @@ def latent_batch_loss(
     """Denoising loss of random clips whose `latents` (clips, tokens, width) are known, for `pretrain`."""
     batch = draw_batch(stacked, config.batch_size, generator, 1)  # the motion itself is not needed
     x0, lengths = latents[batch.index], stacked.lengths[batch.index]
-    return random_diffusion_loss(model, x0, lengths, batch.text, config.text_dropout, generator)
+    return random_diffusion_loss(
+        model, x0, lengths, batch.text, config.text_dropout, generator, bone_weight=config.bone_weight
+    )
 
 # %% ../../nbs/7_models/25_latent.ipynb #bbfb81ec
 def pretrain_latent(
