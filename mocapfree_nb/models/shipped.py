@@ -24,7 +24,7 @@ from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
 
 __all__ = ["SHIPPED", "ARCHITECTURES", "DIRECTIONS", "shipped_recipe", "cross_dataset_recipe", "train"]
 
-BODIES = {"joint_weight": 2.0, "velocity_weight": 4.0}  # in the loss, see lesson 11
+BODIES = {"joint_weight": 2.0, "velocity_weight": 4.0, "bone_weight": 5.0}  # in the loss, see lesson 11
 SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models.registry`), size, training
     "denoiser": (
         "MotionDenoiser",
@@ -35,14 +35,18 @@ SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models
     "unet": (
         "MotionUNet",
         {"channels": (48, 64, 64), "text_latent": 64, "dropout": 0.0, "schedule": "shifted_cosine"},
-        {"steps": 6500} | BODIES | {"velocity_weight": 2.0},
+        {"steps": 6500} | BODIES | {"bone_weight": 20.0},
     ),
-    "latent": ("LatentDenoiser", {"latent_tokens": 8, "dropout": 0.0, "schedule": "shifted_cosine"}, {"steps": 5500}),
+    "latent": (
+        "LatentDenoiser",
+        {"latent_tokens": 8, "dropout": 0.0, "schedule": "shifted_cosine"},
+        {"steps": 5500, "bone_weight": 20.0},
+    ),
 }
 COMMON = {"batch_size": 128, "bfloat16": True}
-CONTINUED = {"steps": 3500, "batch_size": 64, "learning_rate": 5e-4, "joint_weight": 2.0, "velocity_weight": 2.0}  # of saved ones
+CONTINUED = {"steps": 14_000, "batch_size": 64, "learning_rate": 5e-4}  # of saved ones
 MORE_CLIPS = 24_000  # of the generator, beside the 4,000 of the corpus
-VAE_TRAINING = PretrainConfig(steps=4000, **COMMON, joint_weight=2.0, velocity_weight=2.0)
+VAE_TRAINING = PretrainConfig(steps=4000, **COMMON, joint_weight=2.0, velocity_weight=2.0, bone_weight=20.0)
 ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, changes to DDPO's settings, mirror-consistent?
     "transformer": ("denoiser", {}, False),
     "unet": ("unet", {"iterations": 60, "distillation_weight": 0.05, "learning_rate": 5e-4, "select_every": 10}, True),
