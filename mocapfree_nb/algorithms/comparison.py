@@ -205,7 +205,8 @@ def comparison_figure(rows: Sequence[dict], path: str | Path | None = None):
         if (count := len(row["curve"])) > 1:
             left.plot([row["calls"] * i / count for i in range(count)], row["curve"], marker=".", label=row["algorithm"])
     left.set(xlabel="network calls", ylabel="reward of samples")
-    left.legend(fontsize=7)
+    if left.lines:  # one iteration has no curve
+        left.legend(fontsize=7)
     names = list(dict.fromkeys(row["algorithm"] for row in rows))
     for place, title in enumerate(("verified", "R-precision@1", "others")):
         found = [[NUMBERS[title](row) or 0 for row in rows if row["algorithm"] == name] for name in names]
