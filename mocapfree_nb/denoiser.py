@@ -94,9 +94,12 @@ class Denoiser(NormalisedModel):
 
     `trained_frames` is (shortest, longest) motion that the network was trained on, in frames; None where that is not
     known. `pretrain` notes it, and it is saved in `config.json`.
+
+    `rigid` says whether policies put what is decoded on the skeleton's bones, which losses do not see.
     """
 
     canvas: int | None = None
+    rigid = False
     guided, target, x0_and_noise, length_note = _guided, _target, _x0_and_noise, _length_note
 
     def __init__(

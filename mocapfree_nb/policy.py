@@ -24,6 +24,7 @@ from .schedule import Spacing
 from .pretrain import mixed_precision
 from .solvers import per_motion, plan_sampling
 from .text import TextEmbedding, TextEncoder, text_encoder_of
+from .validity import rigid
 
 # %% ../nbs/3_diffusion/12_rollouts.ipynb #04b2801c
 def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor | float, lengths: Tensor | None = None) -> Tensor:
@@ -289,7 +290,8 @@ class DiffusionPolicy:
 
     def to_raw(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Clean states (batch, rows, width) as raw motion (batch, frames, features); padded frames are zero."""
-        return self.denoiser.decode(x, lengths)
+        motion = self.denoiser.decode(x, lengths)
+        return rigid(motion, lengths) if self.denoiser.rigid else motion
 
     def step_log_prob(self, x: Tensor, mean: Tensor, std: Tensor, lengths: Tensor) -> Tensor:
         """`gaussian_log_prob` of states of motions of `lengths` (batch,) frames: (batch,)."""

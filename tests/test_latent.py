@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser, kl_to_standard_normal
+from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.schedule import NoiseSchedule
 from mocapfree_nb.solvers import find_solver
 from mocapfree_nb.text import TextEmbedding
+from mocapfree_nb.validity import body_validity
 
 MLD = np.load(Path(__file__).parent / "reference" / "mld_small.npz", allow_pickle=False)
 SMALL = {"num_features": 11, "latent_tokens": 2, "width": 16, "layers": 3, "heads": 2, "feedforward": 24}
@@ -172,6 +175,23 @@ def test_what_adapts_is_the_network_and_never_the_vae():
     assert trained and all(id(p) in inside for p in trained)
     merge_lora(model)
     assert all(torch.equal(value, before[name]) for name, value in model.vae.state_dict().items())
+
+
+def test_a_rigid_model_hands_out_whole_bodies_and_its_losses_see_what_was_decoded():
+    torch.manual_seed(0)
+    model = LatentDenoiser(**SMALL | {"num_features": 263, "text_width": 384}, rigid=True)
+    policy, state, lengths = DiffusionPolicy(model), torch.randn(3, 2, 16, requires_grad=True), torch.tensor([20, 2, 1])
+    decoded, handed = model.decode(state, lengths), policy.to_raw(state, lengths)
+    free, whole = (body_validity(features_to_joints(motion), lengths)["bone_deviation"] for motion in (decoded, handed))
+    assert (free > 0.05).all() and (whole < 1e-5).all()
+    assert not handed[1, 2:].any() and handed.isfinite().all()
+    gradient = torch.autograd.grad(policy.to_raw(state, lengths)[0].square().sum(), state)[0]
+    assert gradient[0].abs().sum() > 0 and gradient.isfinite().all()
+
+
+def test_what_a_rigid_model_is_stays_with_it(tmp_path):
+    LatentDenoiser(**SMALL, rigid=True).save_pretrained(tmp_path)
+    assert LatentDenoiser.from_folder(tmp_path).rigid and not LatentDenoiser(**SMALL).rigid
 
 
 def test_a_foreign_vae_is_refused(tmp_path):

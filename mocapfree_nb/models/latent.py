@@ -209,9 +209,10 @@ class LatentDenoiser(Denoiser):
         num_timesteps: int = 50,
         schedule: str = "cosine",  # or "linear", "scaled_linear"
         trained_frames: Sequence[int] | None = None,  # shortest and longest motion of its training, where known
+        rigid: bool = False,  # do policies put what is decoded on the skeleton's bones?
     ):
         super().__init__(num_features, prediction, schedule, num_timesteps, trained_frames)
-        self.width = width
+        self.width, self.rigid = width, rigid
         sizes = (heads, feedforward, dropout)
         self.vae = MotionVAE(num_features, latent_tokens, width, vae_layers, *sizes, frames_per_token, positions)
         self.vae.requires_grad_(False)  # only `pretrain_latent` trains it

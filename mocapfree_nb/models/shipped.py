@@ -39,7 +39,7 @@ SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models
     ),
     "latent": (
         "LatentDenoiser",
-        {"latent_tokens": 8, "dropout": 0.0, "schedule": "shifted_cosine"},
+        {"latent_tokens": 8, "dropout": 0.0, "schedule": "shifted_cosine", "rigid": True},
         {"steps": 5500, "bone_weight": 20.0},
     ),
 }
