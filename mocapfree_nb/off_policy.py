@@ -113,7 +113,7 @@ class LearnConfig(RewardShaping):
     lora_rank: int = 32
     lora_alpha: float = 64.0
     distillation: float = 6.0  # weight of what must stay
-    guided: bool = True  # is it the guided prediction that learns? For many actions at once: no
+    guided: float = 1.0  # share of the steps in which the guided prediction learns, not the one without guidance
     seed: int = 0
     bfloat16: bool = False  # the network's part of search and learning, where the processor has it; losses stay float32
 
@@ -124,12 +124,13 @@ class LearnConfig(RewardShaping):
             whole=dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1) | {"seed": 0},
             positive=("learning_rate", "gradient_clip", "lora_alpha"),
             not_negative=("weight_decay", "distillation"),
-            flags=("guided", "bfloat16"),
+            shares=("guided",),
+            flags=("bfloat16",),
         )
 
 
 # Many actions at once, as in another corpus: what differs (the search that goes with it is `exploration.MANY_SENTENCES`).
-MANY_ACTIONS = {"steps": 600, "batch_size": 48, "retained_batch": 24, "guided": False}
+MANY_ACTIONS = {"steps": 600, "batch_size": 48, "retained_batch": 24, "guided": 0.0}
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #8bc86629
 def learn(
@@ -143,14 +144,15 @@ def learn(
 ) -> list[tuple[float, float]]:
     """Off-policy DDPO on what was found, self-distillation on what must stay; the two losses of every step.
 
-    Unless `config.guided`, the prediction is drawn towards what was found without guidance; what must stay is the guided one.
+    In a share `config.guided` of the steps, evenly spread, the guided prediction is drawn towards what was found, in the others
+    the one without guidance; what must stay is the guided one.
     `parameters` are trained in place; the learning rate falls to zero along a cosine. Of several processes each takes its
     share of every batch, and the gradient is everyone's; all must hold the same `generator`. Raises `UserError` if a gradient
     is not finite.
     """
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     device, losses = policy.device, []
-    learner = policy if config.guided else policy.with_guidance(1.0)
+    bare = policy.with_guidance(1.0)
     lengths = found.lengths.to(device)
     with torch.no_grad():
         x0 = torch.cat([policy.denoiser.encode(m, n) for m, n in zip(found.motion.split(256), lengths.split(256), strict=True)])
@@ -166,6 +168,7 @@ def learn(
         clean = x0[rows, :longest]
         x_t = posterior_states(policy, clean, at, generator)
         rows, at, x_t, clean = rows[own], at[own], x_t[own], clean[own]
+        learner = policy if int((step + 1) * config.guided) > int(step * config.guided) else bare
         predicted, _ = learner.predict(x_t, policy.timesteps[at].to(device), text[rows], lengths[rows])
         towards = (weights[rows] * motion_errors(policy, predicted, clean, lengths[rows])).mean()
         stays = distillation_loss(policy, base, config.retained_batch, generator)

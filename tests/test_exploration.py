@@ -450,8 +450,8 @@ def test_a_better_motion_weighs_more_and_learning_comes_nearer(policy):
     assert len(losses) == 30 and losses[-1][0] < 0.8 * losses[0][0]
 
 
-@pytest.mark.parametrize("guided, scale", [(True, 2.5), (False, 1.0)])
-def test_what_is_found_is_learnt_with_or_without_guidance_and_what_must_stay_with_it(policy, guided, scale, monkeypatch):
+@pytest.mark.parametrize("share, scales", [(1.0, [2.5] * 4), (0.0, [1.0] * 4), (0.5, [1.0, 2.5] * 2), (0.25, [1.0] * 3 + [2.5])])
+def test_what_is_found_is_learnt_with_and_without_guidance_and_what_must_stay_with_it(policy, share, scales, monkeypatch):
     asked = []
     ask = type(policy.denoiser).guided
 
@@ -460,9 +460,9 @@ def test_what_is_found_is_learnt_with_or_without_guidance_and_what_must_stay_wit
         return ask(denoiser, x, t, text, lengths, scale)
 
     monkeypatch.setattr(type(policy.denoiser), "guided", listen)
-    config = LearnConfig(rounds=1, steps=1, batch_size=3, retained_batch=5, guided=guided)
+    config = LearnConfig(rounds=1, steps=4, batch_size=3, retained_batch=5, guided=share)
     explore_and_learn(policy.with_guidance(2.5), lower_wrist, ["up"], KNOWN, KNOWN, config, LITTLE, progress=False)
-    assert [call[1:] for call in asked if call[0]] == [(3, scale), (5, 2.5)]
+    assert [call[1:] for call in asked if call[0]] == [call for scale in scales for call in ((3, scale), (5, 2.5))]
     assert {scale for trains, _, scale in asked if not trains} == {2.5}
 
 
