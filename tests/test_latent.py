@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mocapfree_nb.corpus import load_corpus
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser, kl_to_standard_normal
@@ -220,7 +221,6 @@ def test_the_reference_schedule_is_ours():
 
 
 def test_first_the_vae_is_trained_and_then_the_network_alone():
-    from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.models.latent import pretrain_latent
     from mocapfree_nb.pretrain import PretrainConfig
 
@@ -247,7 +247,7 @@ def test_first_the_vae_is_trained_and_then_the_network_alone():
 
 @pytest.fixture(scope="module")
 def batch():
-    from mocapfree_nb.corpus import collate, load_corpus
+    from mocapfree_nb.corpus import collate
 
     return collate(list(load_corpus("procedural", num_clips=24, seed=3)))
 
@@ -293,7 +293,6 @@ def test_mixed_arms_rise_as_fast_as_their_velocities_say(batch):
 
 def test_what_is_refused_is_not_learnt(batch, monkeypatch):
     from mocapfree_nb.batches import stack_corpus
-    from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.models import latent
     from mocapfree_nb.pretrain import PretrainConfig
 
@@ -321,3 +320,11 @@ def test_training_without_an_action_composes_none(batch):
     assert torch.equal(shows, verify(features_to_joints(batch.motion), LEFT_OUT, batch.lengths))
     relabelled = _shows("hands-up", {"hands-up": LEFT_OUT})(batch.motion, batch.lengths)
     assert torch.equal(shows, relabelled) and not _shows("dance", None)(batch.motion, batch.lengths).any()
+
+
+def test_only_clips_of_the_skeletons_own_body_make_a_rigid_model():
+    "The second corpus is another body: put on the skeleton's bones its motions would be somebody else's."
+    from mocapfree_nb.models.shipped import _has_the_bones_of_its_skeleton
+
+    asked = {name: load_corpus(name, num_clips=24, seed=3) for name in ("procedural", "procedural-b")}
+    assert {name: _has_the_bones_of_its_skeleton(clips) for name, clips in asked.items()} == {"procedural": True, "procedural-b": False}

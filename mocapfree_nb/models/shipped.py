@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mocapfree_nb import parallel
-from mocapfree_nb.corpus import Corpus, load_corpus, more_training_clips
+from mocapfree_nb.corpus import Corpus, collate, load_corpus, more_training_clips
 from mocapfree_nb.denoiser import find_denoiser
 from mocapfree_nb.evaluation import Checks, check_motion
 from mocapfree_nb.evaluator import train_evaluator
@@ -21,6 +21,7 @@ from mocapfree_nb.runstate import borrowed_generators
 from mocapfree_nb.retrieval import train_retrieval
 from mocapfree_nb.runs import prepare_folder
 from mocapfree_nb.skeleton import HUMANML3D, skeleton_of
+from mocapfree_nb.validity import body_validity
 
 __all__ = ["SHIPPED", "ARCHITECTURES", "DIRECTIONS", "shipped_recipe", "cross_dataset_recipe", "train"]
 
@@ -39,7 +40,7 @@ SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models
     ),
     "latent": (
         "LatentDenoiser",
-        {"latent_tokens": 8, "dropout": 0.0, "schedule": "shifted_cosine", "rigid": True},
+        {"latent_tokens": 8, "dropout": 0.0, "schedule": "shifted_cosine"},
         {"steps": 5500, "bone_weight": 20.0},
     ),
 }
@@ -111,9 +112,17 @@ def _shows(labels: str | Sequence[str], checks: Checks | None) -> Callable[[Tens
     return shows
 
 
+def _has_the_bones_of_its_skeleton(clips: Corpus, most: int = 64, tolerance: float = 0.01) -> bool:
+    """Are the bones of `most` clips as long as the skeleton's, within the tolerance? Those of another body are not."""
+    some = collate([clips[i] for i in range(0, len(clips), max(1, len(clips) // most))][:most])
+    joints = features_to_joints(some.motion, clips.skeleton)
+    return float(body_validity(joints, some.lengths, clips.skeleton)["bone_deviation"].mean()) < tolerance
+
+
 def _train_denoiser(network, out, corpus, labels, given, seed, device, checks, start):
     """See `train`; a denoiser of whichever architecture."""
     kind, size, settings = SHIPPED[network]
+    size = size | ({"rigid": _has_the_bones_of_its_skeleton(corpus)} if network == "latent" else {})
     with borrowed_generators(torch.device("cpu"), seed):  # weights are drawn on the CPU, wherever they go
         denoiser = find_denoiser(kind)(num_features=corpus.skeleton.num_features, **size).to(device)
     if start:
