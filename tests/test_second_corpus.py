@@ -196,7 +196,7 @@ def test_the_recipe_of_a_direction(stand_ins, direction):
 
 def test_a_task_between_corpora_learns_without_guidance_however_it_is_asked_for():
     assert not make_config("exploration", crossing=True).guided and make_config("exploration").guided
-    given = {"guided": True, "steps": 7}
+    given = {"guided": 1.0, "steps": 7}
     assert make_config("exploration", crossing=True, **given) == LearnConfig(**MANY_ACTIONS | given)
     assert make_config("ddpo", crossing=True) == make_config("ddpo")
 
@@ -222,7 +222,7 @@ def test_the_demo_reports_before_after_and_a_model_of_its_own(stand_ins, capsys,
     values = quick(direction, "cross")
     assert values["experiment"] == "cross-dataset" and {"before", "after", "full_data"} <= set(values["target"])
     assert {"before", "after"} <= set(values["original"]) and values["held_out"]
-    assert values["curves"][0]["proposals"] == 3 * 7 and values["config"]["guided"] is False  # many sentences, many actions
+    assert values["curves"][0]["proposals"] == 3 * 7 and values["config"]["guided"] == 0  # many sentences, many actions
     new, old = (B, A) if direction == "a-to-b" else (A, B)
     assert set(values["prompts"]["training"]) <= set(new.split("train").captions)  # captions of the target, no others
     assert set(values["prompts"]["evaluation"]) <= set(new.split("test").captions)
