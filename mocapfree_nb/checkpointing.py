@@ -20,13 +20,18 @@ from mocapfree_nb.run_settings import reward_probe, same_reward
 if TYPE_CHECKING:
     from mocapfree_nb.ddpo import DDPOTrainer
 
-__all__ = ["write_checkpoint", "note_threads", "save_checkpoint", "load_checkpoint", "checkpoint_misfit", "moments_misfit",
-           "log_misfit"]
+__all__ = ["write_checkpoint", "write_log", "note_threads", "save_checkpoint", "load_checkpoint", "checkpoint_misfit",
+           "moments_misfit", "log_misfit"]
 
 
 def write_checkpoint(folder: Path, state: dict, log: list[dict]) -> None:
     """Write `state` and `log` to `folder`/checkpoints/last.pt, and the log, a line a record, to `folder`/log.jsonl."""
     save_state(folder / "checkpoints" / "last.pt", state | {"log": json.dumps(log), "threads": torch.get_num_threads()})
+    write_log(folder, log)
+
+
+def write_log(folder: Path, log: list[dict]) -> None:
+    """Write `log`, a line a record, to `folder`/log.jsonl."""
     with write_atomically(folder / "log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in log), encoding="utf-8")
 

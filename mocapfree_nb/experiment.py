@@ -233,7 +233,8 @@ def _keep_last(policy, base, config, folder: str | Path | None, callbacks: list)
 def _chosen(log: list[dict], before: float = -math.inf) -> dict:
     """Which iteration's weights were kept, and by what score: of those that score above `before`, the best.
 
-    Where none does, DDPO keeps the last. Exploration keeps the last round that was as good as any (0: none was).
+    Where none does, DDPO keeps the last. A run that explores says in its records whose weights were kept, the last such counts
+    (0: none were).
     """
     scored = [record for record in log if record["selection"]]
     last = {"chosen_iteration": log[-1]["iteration"], "last_iteration": log[-1]["iteration"]}
@@ -285,8 +286,9 @@ def adapt(
 ) -> Report:
     """Adapt `model` from text alone, evaluate it before and after, and report.
 
-    `config` chooses the algorithm: a `LearnConfig` (the default) explores by recombination and learns from what the reward
-    chose (lessons 18 to 20), a `DDPOConfig` follows the reward of samples (lesson 17), others as `learning.ALGORITHMS` says.
+    `config` chooses the algorithm: a `LearnConfig` (the default) explores by recombination, learns from what the reward chose
+    (lessons 18 to 20) and ends with some DDPO, a `DDPOConfig` follows the reward of samples from the start (lesson 17), others
+    as `learning.ALGORITHMS` says.
 
     `target`, `corpus` (default: the built-in one), `source`, `prompts` and `leave_out_words` lay out the task (see
     `make_task`; by default the action that the shipped model lacks); free prompts start from the model of `generate`.

@@ -1,9 +1,11 @@
 """How a policy learns a task: the algorithms by name, and each one's trainer by the type of its settings."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
+
 
 from mocapfree_nb.algorithms.likelihood import GroupRelativeConfig, ImportanceConfig, ScoreFunctionConfig
 from mocapfree_nb.algorithms.loop import SampleTrainer
@@ -11,6 +13,7 @@ from mocapfree_nb.algorithms.negative_aware import NegativeAwareTrainer
 from mocapfree_nb.algorithms.preference import PreferenceTrainer
 from mocapfree_nb.algorithms.reward_gradient import RewardGradientTrainer
 from mocapfree_nb.algorithms.reward_weighted import RewardWeightedTrainer
+from mocapfree_nb.checkpointing import write_log
 from mocapfree_nb.ddpo import DDPOConfig, DDPOTrainer
 from mocapfree_nb.exploration import MANY_SENTENCES, ExploreConfig, near_lengths
 from mocapfree_nb.files import UserError
@@ -21,7 +24,7 @@ from mocapfree_nb.run_settings import check_trainable
 from mocapfree_nb.tasks import Task
 
 __all__ = ["ALGORITHMS", "TRAINERS", "register_algorithm", "find_algorithm", "make_config", "algorithm_name", "check_start",
-           "learn_task"]
+           "follow_samples", "learn_task"]
 
 ALGORITHMS: dict[str, type] = {  # name -> its settings; the first by default
     "exploration": LearnConfig,
@@ -77,6 +80,52 @@ def check_start(policy: DiffusionPolicy, reward: Callable[..., Tensor], task: Ta
         trainer.check_reward(policy, reward, task.training_prompts, task.retained.lengths)
 
 
+def follow_samples(
+    policy: DiffusionPolicy,
+    reward: Callable,
+    task: Task,
+    config: LearnConfig,
+    rounds: list[dict],
+    selector: Callable[[DiffusionPolicy], dict] | None = None,
+    folder: str | Path | None = None,
+    on_iteration: Callable[[dict], None] | None = None,
+    progress: bool = True,
+) -> list[dict]:
+    """DDPO from samples of a policy that exploration has taught, in place: `config.ddpo_iterations` of lesson 17's.
+
+    Returns their records, which go on from those of the `rounds`; "improved" says of one that its weights were kept: the best
+    by the selector, or the last ones where it cannot tell them from those before. Where it scores the last ones lower than
+    those by more than its error, the policy stays as it was. Checkpoints go to `folder`/ddpo.
+    """
+    shared = {name: getattr(config, name) for name in ("seed", "bfloat16", "worst_case", "diversity")}
+    known = list(zip(task.retained.prompts, task.retained.lengths.tolist(), strict=True))
+    lengths = near_lengths(task.training_prompts, known, policy.text_encoder)
+    before = copy.deepcopy(policy.denoiser.state_dict())
+    trainer = DDPOTrainer(
+        policy, reward, task.training_prompts, lengths, DDPOConfig(iterations=config.ddpo_iterations, select_every=10, **shared),
+        task.retained.prompts, selector, Path(folder) / "ddpo" if folder else None,
+    )  # fmt: skip
+
+    def numbered(record: dict) -> dict:
+        return record | {"iteration": len(rounds) + record["iteration"]}
+
+    def seen(record: dict) -> None:
+        if folder:
+            write_log(Path(folder), rounds + list(map(numbered, trainer.log)))
+        if on_iteration:
+            on_iteration(numbered(record))
+
+    log = trainer.run(seen, progress)
+    scored = [record for record in log if record["selection"]]
+    kept = log[-1]
+    if trainer.best is not None:
+        kept = max(scored, key=lambda record: record["selection"]["score"])
+    elif scored and kept["selection"]["score"] < trainer.best_score - kept["selection"].get("error", 0.0):
+        kept = None
+        policy.denoiser.load_state_dict(before)
+    return [numbered(record) | {"improved": record is kept} for record in log]
+
+
 def learn_task(
     policy: DiffusionPolicy,
     reward: Callable,
@@ -100,10 +149,13 @@ def learn_task(
     if isinstance(config, LearnConfig):
         search = search or (MANY_SENTENCES if task.among_itself else None)
         seen = None if on_iteration is None else lambda finished: on_iteration(finished.record())
-        return explore_and_learn(
+        log = explore_and_learn(
             policy, reward, task.training_prompts, known, known, config, search,
             selector=selector, folder=folder, on_round=seen, progress=progress,
         )  # fmt: skip
+        if config.ddpo_iterations and any(record["improved"] for record in log):  # else samples have nothing to follow
+            log += follow_samples(policy, reward, task, config, log, selector, folder, on_iteration, progress)
+        return log
     lengths = near_lengths(task.training_prompts, known, policy.text_encoder)
     trainer = _trainer(config)(policy, reward, task.training_prompts, lengths, config, retained.prompts, selector, folder, second)
     return trainer.run(on_iteration, progress)

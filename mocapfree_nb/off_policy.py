@@ -101,7 +101,7 @@ def distillation_loss(policy: DiffusionPolicy, base: Retained, count: int, gener
 # %% ../nbs/5_rl/20_off_policy.ipynb #5fea4f19
 @dataclass(frozen=True)
 class LearnConfig(RewardShaping):
-    """Settings of `explore_and_learn`."""
+    """Settings of `explore_and_learn`, and of the DDPO that may follow it (`learning.follow_samples`)."""
 
     rounds: int = 6  # at most: a selector stops them
     steps: int = 400  # of the optimiser, each round
@@ -114,6 +114,7 @@ class LearnConfig(RewardShaping):
     lora_alpha: float = 64.0
     distillation: float = 6.0  # weight of what must stay
     guided: float = 1.0  # share of the steps in which the guided prediction learns, not the one without guidance
+    ddpo_iterations: int = 20  # of DDPO from samples, after the last round; 0 for none
     seed: int = 0
     bfloat16: bool = False  # the network's part of search and learning, where the processor has it; losses stay float32
 
@@ -121,7 +122,10 @@ class LearnConfig(RewardShaping):
         super().__post_init__()
         check_settings(
             self,
-            whole=dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1) | {"seed": 0},
+            whole={
+                **dict.fromkeys(("rounds", "steps", "batch_size", "retained_batch", "lora_rank"), 1),
+                **dict.fromkeys(("ddpo_iterations", "seed"), 0),
+            },
             positive=("learning_rate", "gradient_clip", "lora_alpha"),
             not_negative=("weight_decay", "distillation"),
             shares=("guided",),
@@ -130,7 +134,7 @@ class LearnConfig(RewardShaping):
 
 
 # Many actions at once, as in another corpus: what differs (the search that goes with it is `exploration.MANY_SENTENCES`).
-MANY_ACTIONS = {"steps": 600, "batch_size": 48, "retained_batch": 24, "guided": 0.0}
+MANY_ACTIONS = {"steps": 600, "batch_size": 48, "retained_batch": 24, "guided": 0.0, "ddpo_iterations": 0}
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #8bc86629
 def learn(

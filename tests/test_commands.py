@@ -107,7 +107,7 @@ class QuickConfig(LearnConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, value in {"rounds": 1, "steps": 1, "batch_size": 2, "retained_batch": 2}.items():
+        for name, value in {"rounds": 1, "steps": 1, "batch_size": 2, "retained_batch": 2, "ddpo_iterations": 1}.items():
             object.__setattr__(self, name, value)
 
 

@@ -279,6 +279,17 @@ def test_intervals_bodies_best_of_n_and_what_chose_are_in_the_page_and_the_lines
     assert "(72% to 94%)" in lines and "best of N: verified  25.0%" in lines and "15.0% off" in lines
 
 
+@pytest.mark.parametrize("kept, words", [
+    (1, "Weights of round 1 of exploration were kept"),
+    (12, "Weights of iteration 10 of DDPO, after 2 rounds of exploration, were kept"),
+])  # fmt: skip
+def test_the_page_says_which_stage_the_weights_are_of(kept, words):
+    searched = {"proposals": 96, "unserved": ["nothing found for 'x'"]}
+    curves = [{"iteration": i, "reward": 0.5} | (searched if i < 3 else {}) for i in range(1, 23)]
+    text = Page(report_html(values(curves=curves, selection={"chosen_iteration": kept, "last_iteration": 22, "score": 0.5}))).text
+    assert words in text and "nothing found for 'x'" in text  # of the last search, though DDPO came after it
+
+
 @pytest.mark.parametrize(
     "interval", [3, {"verified": [0.1]}, {"verified": [0.1, "x"]}, {"verified": [0.1, 7.0]}, {"verified": {}}]
 )

@@ -56,7 +56,7 @@ def settings_within(name: str, budget: int, policy: DiffusionPolicy, task: Task,
     """
     kind = find_algorithm(name)
     if name == "exploration":
-        config, search = kind(rounds=1, seed=seed, **settings), ExploreConfig()
+        config, search = kind(rounds=1, ddpo_iterations=0, seed=seed, **settings), ExploreConfig()
         each = calls_per_sample(policy) // policy.steps
         sampled = (min(search.prompts, len(task.training_prompts)) * search.pool + len(task.retained)) * policy.steps
         steps = (budget // each - sampled) // (config.batch_size + config.retained_batch)

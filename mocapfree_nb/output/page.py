@@ -81,8 +81,9 @@ def others(report: Mapping) -> str:
 def unserved(report: Mapping) -> list[str]:
     """What the last search of an exploration found nothing for, a line each prompt; [] of other runs."""
     curves = report.get("curves")
-    last = curves[-1] if isinstance(curves, Sequence) and curves and isinstance(curves[-1], Mapping) else {}
-    lines = last.get("unserved")
+    curves = curves if isinstance(curves, Sequence) else ()
+    searches = [record for record in curves if isinstance(record, Mapping) and "unserved" in record]
+    lines = searches[-1]["unserved"] if searches else []
     return [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
 
 

@@ -256,6 +256,17 @@ def _forgotten(report: Mapping, original: Mapping) -> str:
     return f"<p>{asked} {escape(found[:1].upper() + found[1:])}.{spread}</p>"
 
 
+def _stage(report: Mapping, at: float) -> str:
+    """What a run's iteration `at` was: one of its rounds of exploration, one of the DDPO after them, or a plain iteration."""
+    curves = report.get("curves")
+    rounds = sum(isinstance(record, Mapping) and "proposals" in record for record in (curves if isinstance(curves, list) else ()))
+    if not rounds:
+        return f"iteration {at:.0f}"
+    if at <= rounds:
+        return f"round {at:.0f} of exploration"
+    return f"iteration {at - rounds:.0f} of DDPO, after {rounds} round{'s' * (rounds > 1)} of exploration,"
+
+
 def _honest(report: Mapping, target: Mapping, names: Mapping[str, str]) -> list[str]:
     """What the numbers stand on, in words: bodies, best of N, and which weights were kept."""
     lines = []
@@ -275,7 +286,7 @@ def _honest(report: Mapping, target: Mapping, names: Mapping[str, str]) -> list[
         asked = "by prompts that nothing else uses" if apart else "by the training prompts"
         how = f"{asked} and a scorer that is nothing else" if "score" in chosen else "the last"
         at = as_number(chosen["chosen_iteration"])
-        kept = f"Weights of iteration {at:.0f} were kept" if at else "No iteration was better: the weights before were kept"
+        kept = f"Weights of {_stage(report, at)} were kept" if at else "No iteration was better: the weights before were kept"
         lines.append(f"{kept} ({how}); neither the check nor the evaluation chose anything.")
     return lines
 
