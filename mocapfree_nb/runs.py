@@ -46,7 +46,7 @@ def prepare_folder(folder: str | Path) -> None:
         for path in missing:
             if os.path.isdir(path):
                 path.rmdir()
-    for part in ("", "checkpoints", "model", "model-last"):
+    for part in ("", "checkpoints", "model", "model-last", "ddpo", "ddpo/checkpoints"):
         remove_leftovers(folder / part)
 
 

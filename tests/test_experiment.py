@@ -735,13 +735,13 @@ def test_a_number_that_could_not_be_measured_is_null_in_the_report():
 def test_the_next_start_of_a_killed_run_takes_its_leftovers_away_and_nothing_else(tmp_path):
     code = (
         "import os, sys; from mocapfree_nb.files import write_atomically\n"
-        "names = 'report.html', 'checkpoints/last.pt', 'model/model.safetensors'\n"
+        "names = 'report.html', 'checkpoints/last.pt', 'model/model.safetensors', 'ddpo/checkpoints/last.pt', 'ddpo/log.jsonl'\n"
         "begun = [write_atomically(os.path.join(sys.argv[1], name)) for name in names]\n"
         "begun = [writing.__enter__() and writing for writing in begun]\n"
         "os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
-    assert len([path for path in tmp_path.rglob(".*") if path.is_file()]) == 3
+    assert len([path for path in tmp_path.rglob(".*") if path.is_file()]) == 5
     mine = [tmp_path / name for name in (".report.html", ".report.html.mine", "model/.hidden", ".git-keep")]
     for path in mine:
         path.touch()
