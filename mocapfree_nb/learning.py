@@ -33,6 +33,7 @@ ALGORITHMS: dict[str, type] = {  # name -> its settings; the first by default
     "ddpo-is": ImportanceConfig,
     "grpo": GroupRelativeConfig,
 }
+HELD = 128  # retained prompts (in random order already) of the DDPO after exploration, whose trajectories stay in memory
 TRAINERS: dict[type, type[DDPOTrainer]] = {DDPOConfig: DDPOTrainer}  # by the type of the settings
 
 
@@ -103,7 +104,7 @@ def follow_samples(
     before = copy.deepcopy(policy.denoiser.state_dict())
     trainer = DDPOTrainer(
         policy, reward, task.training_prompts, lengths, DDPOConfig(iterations=config.ddpo_iterations, select_every=10, **shared),
-        task.retained.prompts, selector, Path(folder) / "ddpo" if folder else None,
+        task.retained.prompts[:HELD], selector, Path(folder) / "ddpo" if folder else None,
     )  # fmt: skip
 
     def numbered(record: dict) -> dict:
