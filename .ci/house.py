@@ -34,7 +34,7 @@ WORTH = {
     "2_data": "After it you open, divide and make corpora. At first leave out 06 and 07.",
     "3_diffusion": "After it you sample, train and score a diffusion model. At first leave out 09 and 11.",
     "4_reward": "After it you turn any sentence into a reward, and know how it is fooled.",
-    "5_rl": "After it you adapt a model to an action by reward alone. 17 is the core; 18 to 20, then 17, are what `mocapfree demo` does.",
+    "5_rl": "After it you adapt a model to an action by reward alone. 17 is the core; `mocapfree demo` does 18 to 20, then 17.",
     "6_judging": "After it you say what was gained and how sure that is. Leave out 24 unless people are asked.",
     "7_models": "After it you put another network in the place of the transformer. Not needed for anything else.",
     "8_published": "After it you run on HumanML3D and KIT-ML, with other people's weights. Not needed without that data.",
