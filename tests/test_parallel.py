@@ -241,7 +241,8 @@ def type_in_this_process(words):
         Path(f"wrote-{os.getpid()}-{Path(target).name}").write_text(os.environ["RANK"])
 
     files.os.replace = noted
-    short = [word for pair in ("rounds=1", "steps=2", "batch_size=2", "retained_batch=2") for word in ("--set", pair)]
+    short = ("rounds=1", "steps=2", "batch_size=2", "retained_batch=2", "ddpo_iterations=2")
+    short = [word for pair in short for word in ("--set", pair)]
     sys.argv = ["mocapfree", *words, *(short if words[0] == "adapt" else [])]
     cli.main()
 
