@@ -167,7 +167,7 @@ def _chart(name: str, points: Sequence[tuple[float, float]], width: int = 320, h
     low, high = float(y.min()), float(y.max())
     pad = 0.08 * (high - low) or 0.05 * max(abs(high), 1e-3)
     low, high = low - pad, high + pad
-    left, right, top, bottom = 48, 10, 12, 24
+    left, right, top, bottom = 66, 10, 12, 24  # left: room for numbers such as 9.41e+04
     across = left + (x - x.min()) / max(x.max() - x.min(), 1) * (width - left - right)
     down = top + (high - y) / (high - low) * (height - top - bottom)
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, down, strict=True))
