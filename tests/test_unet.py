@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from mocapfree_nb.files import UserError
+from mocapfree_nb.features import features_to_joints
+from mocapfree_nb.files import WEIGHTS, UserError
+from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.models.unet import MotionUNet
+from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.text import TextEmbedding
+from mocapfree_nb.validity import body_validity
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "stablemofusion_small.npz", allow_pickle=False)
 SMALL = {"num_features": 11, "channels": (16, 24), "time_width": 8, "text_latent": 16, "text_heads": 2}
@@ -123,3 +127,19 @@ def test_impossible_channels_are_refused():
     for channels in ((), (8, 8, 8, 8, 8), (12,)):
         with pytest.raises(UserError, match="one to four multiples of 8"):
             MotionUNet(**SMALL | {"channels": channels})
+
+
+def test_a_rigid_unet_hands_out_whole_bodies_learns_what_it_predicts_and_stays_rigid(tmp_path):
+    torch.manual_seed(0)
+    model = MotionUNet(**SMALL | {"num_features": 263, "text_width": 384}, rigid=True)
+    state, lengths = torch.randn(2, 24, 263), torch.tensor([24, 9])
+    predicted, handed = model.decode(state, lengths), DiffusionPolicy(model).to_raw(state, lengths)
+    free, whole = (body_validity(features_to_joints(motion), lengths)["bone_deviation"] for motion in (predicted, handed))
+    assert (free > 0.05).all() and (whole < 1e-5).all() and not handed[1, 9:].any()
+    model.save_pretrained(tmp_path)
+    assert MotionUNet.from_folder(tmp_path).rigid and not MotionUNet(**SMALL).rigid
+
+
+@pytest.mark.parametrize("folder", ["unet", "unet-leave-one-out", "latent", "latent-leave-one-out"])
+def test_the_shipped_networks_that_are_rigid_say_so(folder):
+    assert load_denoiser(WEIGHTS / folder).rigid

@@ -124,7 +124,7 @@ def _has_the_bones_of_its_skeleton(clips: Corpus, most: int = 64, tolerance: flo
 def _train_denoiser(network, out, corpus, labels, given, seed, device, checks, start):
     """See `train`; a denoiser of whichever architecture."""
     kind, size, settings = SHIPPED[network]
-    size = size | ({"rigid": _has_the_bones_of_its_skeleton(corpus)} if network == "latent" else {})
+    size = size | ({"rigid": _has_the_bones_of_its_skeleton(corpus)} if network in ("latent", "unet") else {})
     with borrowed_generators(torch.device("cpu"), seed):  # weights are drawn on the CPU, wherever they go
         denoiser = find_denoiser(kind)(num_features=corpus.skeleton.num_features, **size).to(device)
     if start:

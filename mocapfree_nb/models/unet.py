@@ -164,8 +164,10 @@ class MotionUNet(Denoiser):
         num_timesteps: int = 50,
         schedule: str = "cosine",  # or "linear", "scaled_linear"
         trained_frames: Sequence[int] | None = None,  # shortest and longest motion of its training, where known
+        rigid: bool = False,  # do policies put what it predicts on the skeleton's bones?
     ):
         super().__init__(num_features, prediction, schedule, num_timesteps, trained_frames)
+        self.rigid = rigid
         if not 1 <= len(channels) <= 4 or any(count % 8 for count in channels):
             raise UserError(f"channels are one to four multiples of 8, not {list(channels)}")
         self.embed_text = nn.Linear(text_width, text_latent)
