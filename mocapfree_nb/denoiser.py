@@ -26,13 +26,16 @@ def _guided(
 ) -> Tensor:
     """Classifier-free guidance (arXiv 2207.12598), unconditional + scale * (conditional - unconditional).
 
-    Both in one forward pass; scale 1 is the conditional prediction alone, and costs half.
+    On a GPU both in one forward pass; scale 1 is the conditional prediction alone, and costs half.
     """
     if scale == 1:
         return denoiser(x_t, t, text, lengths)
-    rows, batch = torch.arange(len(x_t), device=x_t.device).repeat(2), len(x_t)
-    with_caption = torch.arange(2 * batch, device=x_t.device) < batch
-    conditional, unconditional = denoiser(x_t[rows], t[rows], text[rows], lengths[rows], with_caption).chunk(2)
+    captioned = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
+    if x_t.device.type == "cpu":  # the second pass has fewer tokens, see `TextEmbedding.tokens_where`
+        conditional, unconditional = (denoiser(x_t, t, text, lengths, shown) for shown in (captioned, ~captioned))
+    else:
+        rows, both = torch.arange(len(x_t), device=x_t.device).repeat(2), torch.cat([captioned, ~captioned])
+        conditional, unconditional = denoiser(x_t[rows], t[rows], text[rows], lengths[rows], both).chunk(2)
     return unconditional + scale * (conditional - unconditional)
 
 # %% ../nbs/3_diffusion/10_denoiser.ipynb #dc7cb3a6
@@ -258,11 +261,12 @@ class MotionDenoiser(Denoiser):
         x = F.pad(x_t.masked_fill(~valid[..., None], 0), (0, 0, 0, -frames % group))
         x = self.frames_in(x.unflatten(1, (-1, group)).flatten(2))
         x = x + sinusoids(torch.arange(x.shape[1], device=x.device), self.width).to(x.dtype)
-        captioned = torch.ones_like(valid[:, :1]) if conditional is None else conditional[:, None]
+        captioned = torch.ones_like(valid[:, 0]) if conditional is None else conditional
+        words, read = text.tokens_where(captioned)
         head = self.time_in(sinusoids(t, self.width).to(dtype))
-        head = head + self.caption_in(text.pooled.to(dtype)).masked_fill(~captioned, 0)
-        stream = torch.cat([head[:, None], self.words_in(text.tokens.to(dtype)), x], dim=1)
-        attended = torch.cat([torch.ones_like(captioned), text.mask & captioned, valid[:, ::group]], dim=1)
+        head = head + self.caption_in(text.pooled.to(dtype)).masked_fill(~captioned[:, None], 0)
+        stream = torch.cat([head[:, None], self.words_in(words.to(dtype)), x], dim=1)
+        attended = torch.cat([torch.ones_like(valid[:, :1]), read, valid[:, ::group]], dim=1)
         for block in self.blocks:
             stream = block(stream, attended)
         x = self.frames_out(self.norm(stream[:, -x.shape[1] :])).unflatten(2, (group, -1)).flatten(1, 2)

@@ -103,6 +103,16 @@ class TextEmbedding:
         parts = (self.tokens, self.mask, self.pooled)
         return TextEmbedding(*(part.repeat_interleave(times, dim=0) for part in parts))
 
+    def tokens_where(self, captioned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and mask, False in rows whose caption is dropped: those where `captioned` (B,) bool is False.
+
+        On the processor without the columns at the end that no row has then. (A GPU would have to be waited for to count them.)
+        """
+        mask = self.mask & captioned[:, None]
+        filled = mask.any(0).nonzero() if mask.device.type == "cpu" else None
+        longest = mask.shape[1] if filled is None else int(filled[-1]) + 1 if len(filled) else 0
+        return self.tokens[:, :longest], mask[:, :longest]
+
     @staticmethod
     def cat(parts: Sequence["TextEmbedding"]) -> "TextEmbedding":
         """Batches end to end, padded to the longest."""

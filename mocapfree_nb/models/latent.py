@@ -178,8 +178,9 @@ class LatentNetwork(nn.Module):
         parts = [x.to(dtype), self.time_embedding(t)[:, None], self.emb_proj(caption)[:, None]]
         attended = [captioned.new_ones(len(x), x.shape[1] + 2)]
         if self.words_in is not None:
-            parts.append(self.words_in(text.tokens.to(dtype)))
-            attended.append(text.mask & captioned[:, None])
+            words, read = text.tokens_where(captioned)
+            parts.append(self.words_in(words.to(dtype)))
+            attended.append(read)
         stream = self.encoder(self.query_pos(torch.cat(parts, dim=1)), torch.cat(attended, dim=1))
         return stream[:, : x.shape[1]]
 
