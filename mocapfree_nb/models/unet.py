@@ -177,11 +177,11 @@ class MotionUNet(Denoiser):
         self.text_ln = nn.LayerNorm(text_latent)
         self.unet = ConditionalUNet(num_features, list(channels), time_width, text_latent, full_attention, dropout)
 
-    def read(self, words: Tensor, mask: Tensor) -> Tensor:
-        """The captions' words (batch, words, text_width), where `mask`, as the UNet looks them up: (..., text_latent)."""
-        words = self.embed_text(words.to(self.embed_text.weight.dtype))
+    def read(self, text: TextEmbedding) -> Tensor:
+        """The caption's words as the UNet looks them up, (batch, words, text_latent)."""
+        words = self.embed_text(text.tokens.to(self.embed_text.weight.dtype))
         for block in self.text_blocks:
-            words = block(words, mask)
+            words = block(words, text.mask)
         return self.text_ln(words)
 
     def forward(
@@ -199,6 +199,6 @@ class MotionUNet(Denoiser):
         canvas = length_mask((lengths + CANVAS - 1) // CANVAS * CANVAS, x.shape[2])[:, None].to(dtype)
         captioned = torch.ones_like(t, dtype=torch.bool) if conditional is None else conditional
         words, _ = text.tokens_where(captioned)
-        mask = text.mask[:, : words.shape[1]]  # of dropped captions too: what is looked up there is dropped in the block
-        out = self.unet(x, t, self.read(words, mask), mask, captioned.to(dtype), canvas)
+        text = TextEmbedding(words, text.mask[:, : words.shape[1]], text.pooled)  # a block drops what dropped captions say
+        out = self.unet(x, t, self.read(text), text.mask, captioned.to(dtype), canvas)
         return out.transpose(1, 2)[:, :frames].to(x_t.dtype).masked_fill(padded, 0)
