@@ -47,7 +47,7 @@ def motion_errors(policy: DiffusionPolicy, predicted: Tensor, x0: Tensor, length
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #f0ebb99c
 def step_weights(policy: DiffusionPolicy) -> Tensor:
-    """What the squared error of the predicted x0 weighs in each step's negative log-probability: (steps,), k^2 / 2 sigma^2.
+    """What the squared error of the predicted x0 weighs in each step's negative log-probability: (steps,), c^2 / 2 sigma^2.
 
     The last step has no density: its weight is infinite.
     """
