@@ -43,7 +43,7 @@ class ExploreConfig:
     prompts: int = 96  # drawn for a search
     pool: int = 10  # motions of the policy for each prompt: one for itself, the others for near captions
     near: int = 16  # captions near a prompt that may be drawn
-    proposals: int = 96  # recombinations for each prompt
+    proposals: int = 128  # recombinations for each prompt
     keep: int = 2  # of each prompt
     share: float = 0.85  # of what was kept: the best
     paces: tuple[float, ...] = (1.0, 1.0, 1.0, 0.75, 1.33, 0.5)  # length of a pool motion to that of the proposal
@@ -51,12 +51,13 @@ class ExploreConfig:
     joined: float = 0.1  # of the proposals
     twice: float = 0.1
     mirror: float = 0.3  # of the parts: seen in the mirror
+    bent: float = 0.25  # of the proposals, whatever else they are: a part is bent by chance
     near_lengths: bool = True  # motions as long as near clips, or as any
     each_prompt: bool = True  # the best of each prompt are kept, or the best of all
     chunk: int = 1024  # proposals scored at once
 
 
-MANY_SENTENCES = ExploreConfig(prompts=768, pool=4, proposals=24, keep=1)  # another corpus: many actions, much said of each
+MANY_SENTENCES = ExploreConfig(prompts=768, pool=4, proposals=32, keep=1)  # another corpus: many actions, much said of each
 
 # %% ../nbs/5_rl/19_exploration.ipynb #6fa82a6a
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def explore(
     order = torch.randperm(len(prompts), generator=generator).tolist()
     asked = [prompts[i] for i in order[: config.prompts]]
     pool = build_pool(policy, reward, asked, known, config, generator)
-    shares = config.kinds, config.joined, config.twice, config.mirror
+    shares = config.kinds, config.joined, config.twice, config.mirror, config.bent
     recipes = draw_recipes(len(asked), config.proposals, config.pool, pool.lengths, generator, *shares)
     scores = score_recipes(reward, pool, recipes, asked, config.chunk)
     spread = scores.std(1)

@@ -237,7 +237,7 @@ def order_accuracy(reward: Reward, batch: Batch, most: int = 128, max_frames: in
     shrink = (max_frames / lengths).clamp_max(1)
     switch = (batch.lengths[first] * shrink).long()
     four = [rows[:, None].expand(-1, 4) for rows in (first, second)]
-    recipes = Recipes(*four, switch, (lengths * shrink).long(), torch.full_like(first, len(KINDS) - 1))
+    recipes = Recipes(*four, switch, (lengths * shrink).long(), torch.full_like(first, KINDS.index("joined")))
     motion = rebuild(put_together(bank, recipes), recipes.lengths, batch.skeleton)
     pairs = [(batch.captions[i], batch.captions[j]) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
     true, false = ([f"{a}, then {b}" for a, b in order] for order in (pairs, [pair[::-1] for pair in pairs]))

@@ -30,8 +30,9 @@ ABLATIONS: dict[str, dict] = {  # name -> settings that differ from DDPO's recip
 }
 EXPLORATION_ABLATIONS: dict[str, dict] = {  # the same of exploration: settings of `LearnConfig` and of `ExploreConfig`
     "the recipe": {},
-    "no recombination": {"kinds": [1, 0, 0, 0, 0, 0], "joined": 0.0, "twice": 0.0, "mirror": 0.0},
+    "no recombination": {"kinds": [1, 0, 0, 0, 0, 0], "joined": 0.0, "twice": 0.0, "mirror": 0.0, "bent": 0.0},
     "no mirror image": {"kinds": [1, 1, 3, 0, 1, 1], "mirror": 0.0},
+    "nothing bent": {"bent": 0.0, "proposals": 96},
     "nothing joined, nothing twice": {"joined": 0.0, "twice": 0.0},
     "lengths of anything known": {"near_lengths": False},
     "the best of all prompts": {"each_prompt": False},

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from mocapfree_nb import experiment, exploration, off_policy
 from mocapfree_nb.denoiser import MotionDenoiser
@@ -234,14 +235,15 @@ def test_joined_motions_begin_as_one_and_end_as_the_other():
 
 
 def test_recipes_take_parts_from_the_prompts_own_motions_and_mirror_what_they_say():
-    recipes = draw_recipes(3, 500, 10, torch.tensor([40, 41, 42]), torch.Generator().manual_seed(0))
+    recipes = draw_recipes(3, 500, 10, torch.tensor([40, 41, 42]), torch.Generator().manual_seed(0), bent=0.0)
     prompt = torch.arange(1500) // 500
+    assert not recipes.turns.any()
     for rows in (recipes.first, recipes.second):
         assert ((rows % 30) // 10 == prompt[:, None]).all()
     assert (recipes.lengths == torch.tensor([40, 41, 42])[prompt]).all()
     assert (recipes.first[::500] == torch.tensor([0, 10, 20])[:, None]).all() and (recipes.kinds[::500] == 0).all()
     kind = {name: recipes.first[recipes.kinds == i] for i, name in enumerate(KINDS)}
-    assert all(len(rows) > 50 for rows in kind.values())
+    assert all(len(rows) > 50 for name, rows in kind.items() if name != "bent")
     left, right = kind["arms in the mirror"][:, 2:].unbind(1)
     assert ((left - right).abs() == 30).all()
     assert (kind["upper body"][:, 1:] == kind["upper body"][:, 1:2]).all()
@@ -252,6 +254,40 @@ def test_recipes_take_parts_from_the_prompts_own_motions_and_mirror_what_they_sa
     assert (joined | twice).equal(both) and joined.float().mean() == pytest.approx(0.1, abs=0.03)
     assert twice.float().mean() == pytest.approx(0.1, abs=0.03) and (recipes.first == recipes.second)[twice].all()
     assert (recipes.switch[twice] == 20 + (recipes.lengths[twice] == 42)).all()
+
+
+def test_a_share_of_the_recipes_is_bent_and_is_otherwise_as_it_was():
+    lengths = torch.tensor([40, 41, 42])
+    straight, bent = (draw_recipes(3, 500, 10, lengths, torch.Generator().manual_seed(0), bent=share) for share in (0.0, 0.25))
+    for name in ("first", "second", "switch", "lengths"):
+        assert torch.equal(getattr(straight, name), getattr(bent, name))
+    turned = bent.turns.flatten(1).any(1)
+    assert turned.equal(bent.kinds == KINDS.index("bent")) and turned.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert not turned[::500].any() and torch.equal(straight.kinds[~turned], bent.kinds[~turned])
+
+
+@pytest.mark.parametrize("part, moved", [(0, [3, 6, 9, *range(12, 22)]), (1, [18, 20]), (2, [19, 21])])
+def test_a_bend_turns_a_part_and_what_it_carries_as_scipy_does_and_nothing_else(part, moved):
+    clips = generate_clips(1, seed=3, actions=["stand"])
+    joints, lengths = torch.from_numpy(clips.joints), torch.from_numpy(clips.lengths)
+    bank, rows, turn = take_apart(joints, lengths), torch.zeros(1, 4, dtype=torch.long), torch.tensor([0.3, 0.9, -0.5])
+    turns = torch.zeros(1, 3, 3)
+    turns[0, part] = turn
+    whole = Recipes(rows, rows, lengths, lengths, rows[:, 0])
+    bent = replace(whole, turns=turns, when=torch.tensor([[-1.0, 2.0, 0.2]]))  # from the beginning to the end
+    straight, made = (put_together(bank, recipe)[0] for recipe in (whole, bent))
+    still = [joint for joint in range(22) if joint not in moved]
+    torch.testing.assert_close(made[:, still], straight[:, still])
+    assert ((made - straight).norm(dim=-1)[:, moved] > 0.01).all()
+    bones = [motion[:, moved] - motion[:, [HUMANML3D.parents[joint] for joint in moved]] for motion in (straight, made)]
+    if part == 0:  # seen from the hips, which face ahead
+        yaw = torch.atan2(-(straight[:, 1, 2] - straight[:, 2, 2]), straight[:, 1, 0] - straight[:, 2, 0])
+        back = Rotation.from_euler("y", -yaw.numpy()[:, None])
+        trunk = [moved.index(joint) for joint in (3, 6, 9, 12, 15)]
+        expected = [Rotation.from_rotvec(turn.numpy()).apply(back.apply(bones[0][:, bone].numpy())) for bone in trunk]
+        expected = np.stack([back.inv().apply(one) for one in expected], 1)
+        np.testing.assert_allclose(bones[1][:, trunk].numpy(), expected, atol=1e-4)
+    torch.testing.assert_close(bones[0].norm(dim=-1), bones[1].norm(dim=-1), atol=1e-5, rtol=0)  # bones keep their lengths
 
 
 def test_a_motion_played_twice_goes_the_same_way_at_twice_the_pace():
@@ -378,7 +414,7 @@ def test_choose_takes_the_best_and_then_the_best_that_is_not_nearly_the_same():
 
 def test_each_part_of_the_search_can_be_taken_away():
     prompts = ["raise both arms", "arms up"]
-    plain = replace(SMALL, kinds=(1, 0, 0, 0, 0, 0), joined=0.0, twice=0.0, mirror=0.0)
+    plain = replace(SMALL, kinds=(1, 0, 0, 0, 0, 0), joined=0.0, twice=0.0, mirror=0.0, bent=0.0)
     found = explore(one_arm_policy(), lower_wrist, prompts, KNOWN, plain)
     assert set(found.kinds) == {"whole"} and (found.all_kinds == 0).all() and float(found.scores.max()) < 1.2
     known = [(caption, length if caption != "stand" else 30) for caption, length in KNOWN]
