@@ -51,7 +51,7 @@ class ExploreConfig:
     joined: float = 0.1  # of the proposals
     twice: float = 0.1
     mirror: float = 0.3  # of the parts: seen in the mirror
-    bent: float = 0.25  # of the proposals, whatever else they are: a part is bent by chance
+    bent: float = 0.25  # of the proposals, whatever else they are: the trunk is bent by chance
     near_lengths: bool = True  # motions as long as near clips, or as any
     each_prompt: bool = True  # the best of each prompt are kept, or the best of all
     chunk: int = 1024  # proposals scored at once

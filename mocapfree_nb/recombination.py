@@ -120,12 +120,12 @@ class Recipes:
     switch: Tensor  # (N,) frame where the second takes over; the length where nothing is joined
     lengths: Tensor  # (N,)
     kinds: Tensor  # (N,) which of KINDS
-    turns: Tensor | None = None  # (N, 3, 3) how trunk, left and right arm are turned: axis times angle; None: not at all
+    turns: Tensor | None = None  # (N, 3) how the trunk is turned at most: axis times angle in radians; None: not at all
     when: Tensor | None = None  # (N, 3) share of the length at which a bend begins, begins to go back, and takes to do either
 
     def __post_init__(self):
         if self.turns is None:
-            object.__setattr__(self, "turns", torch.zeros(len(self), 3, 3, device=self.lengths.device))
+            object.__setattr__(self, "turns", torch.zeros(len(self), 3, device=self.lengths.device))
             object.__setattr__(self, "when", torch.ones(len(self), 3, device=self.lengths.device))
 
     def __len__(self) -> int:
@@ -154,24 +154,17 @@ def _parts_of(kind: Tensor, pool: Tensor, mirrored: Tensor, size: int) -> Tensor
     return choices[kind, torch.arange(len(kind), device=kind.device)]
 
 # %% ../nbs/5_rl/18_recombination.ipynb #57bf7c4a
-_BENDS = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1]])  # trunk, left arm, right arm, both: which of `turns`
-
-
 def draw_bends(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`turns` (count, 3, 3) in radians and `when` (count, 3) of as many random bends, see `Recipes`."""
+    """`turns` (count, 3) and `when` (count, 3) of as many random bends, see `Recipes`."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 
-    part = torch.multinomial(torch.tensor([2.0, 1, 1, 1]), count, replacement=True, generator=generator)
     any_axis = F.normalize(torch.randn(count, 3, generator=generator), dim=-1)
     own_axis = torch.eye(3)[torch.randint(3, (count,), generator=generator)] * any_axis.sign().prod(1, keepdim=True)
     axis = torch.where(uniform(0, 1, 1) < 2 / 3, own_axis, any_axis)
-    turn = axis * uniform(0.3, 1.7, 1)
-    turns = torch.stack([turn, turn, turn], 1) * _BENDS[part][..., None]
-    both = part == 3
-    turns[both, 2] *= torch.tensor([1.0, -1.0, -1.0])  # the right arm does what the left one does, seen in the mirror
-    return turns, torch.stack([uniform(-0.3, 0.4), uniform(0.5, 1.3), uniform(0.15, 0.4)], 1)
+    when = torch.stack([uniform(-0.3, 0.4), uniform(0.5, 1.3), uniform(0.15, 0.4)], 1)
+    return axis * uniform(0.3, 1.7, 1), when
 
 # %% ../nbs/5_rl/18_recombination.ipynb #53452bf9
 def draw_recipes(
@@ -189,7 +182,7 @@ def draw_recipes(
     """`per_prompt` recipes for each of `prompts`, whose own motions are `pool_size` neighbouring rows of the bank.
 
     `lengths` (prompts,) are the lengths wanted; of the recipes a share `joined` goes from one motion over into another, a share
-    `twice` plays one two times at twice the pace; whatever else they are, a share `bent` has a part bent.
+    `twice` plays one two times at twice the pace; whatever else they are, a share `bent` has the trunk bent.
     The first recipe of a prompt is the first of its motions as it is.
     """
     total, size = prompts * per_prompt, prompts * pool_size
@@ -212,7 +205,7 @@ def draw_recipes(
     bend = (torch.rand(total, generator=generator) < bent) & ~own
     kind = kind.masked_fill(bend, KINDS.index("bent"))
     turns, when = draw_bends(total, generator)
-    turns = turns * bend[:, None, None]
+    turns = turns * bend[:, None]
     return Recipes(first, torch.where(join[:, None], second, first), switch, lengths, kind, turns, when)
 
 # %% ../nbs/5_rl/18_recombination.ipynb #fa0d19cd
@@ -262,17 +255,15 @@ def _join(pose: list[Tensor], bank: PartBank, recipes: Recipes) -> None:
 
 # %% ../nbs/5_rl/18_recombination.ipynb #b16e20cb
 def _bend(pose: list[Tensor], recipes: Recipes) -> None:
-    """Turn the trunk, and the arms from the shoulders on, of `pose` by the `turns` of the recipes, in place."""
-    bent = recipes.turns.flatten(1).any(1).nonzero()[:, 0]
+    """Turn the trunk of `pose`, with what it carries, by the `turns` of the recipes, in place."""
+    bent = recipes.turns.any(1).nonzero()[:, 0]
     if not len(bent):
         return
     start, back, takes = recipes.when[bent].T[..., None]
     time = torch.arange(pose[0].shape[1], device=bent.device) / recipes.lengths[bent, None]
     weight = _smooth((time - start) / takes) * (1 - _smooth((time - back) / takes))
-    trunk, *arms = pose[2:]
-    for part, value in enumerate([trunk, *(arm[..., -2:, :] for arm in arms)]):  # upper arm and forearm
-        turn = roma.rotvec_to_rotmat(weight[..., None] * recipes.turns[bent, None, part])
-        value[bent] = value[bent] @ turn.mT
+    turn = roma.rotvec_to_rotmat(weight[..., None] * recipes.turns[bent, None])
+    pose[2][bent] = pose[2][bent] @ turn.mT
 
 # %% ../nbs/5_rl/18_recombination.ipynb #c8c0ff09
 def _stand(pose: list[Tensor], skeleton: Skeleton) -> Tensor:
