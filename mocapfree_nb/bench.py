@@ -187,7 +187,7 @@ def _measure_search(prompts: int) -> dict:
     return {"tried": found.all_scores.numel(), "s": taken, "reward_s": sum(clock), "mib": before and _peak_mebibytes() - before}
 
 
-def search(prompts: int = 96) -> str:
+def search(prompts: int = ExploreConfig.prompts) -> str:
     """One search of exploration with the shipped networks: its speed, the reward's share of the time, and memory."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         cost = fresh.submit(_measure_search, prompts).result()

@@ -365,7 +365,7 @@ class DDPOTrainer:
                 record = self.iterate()
                 bar.update()
                 bar.set_postfix(reward=f"{record['reward']:.3f}", **{k: f"{v:.2f}" for k, v in record["selection"].items()})
-                notify(callbacks, "on_iteration", record)
+                notify(callbacks, "on_iteration", copy.deepcopy(record))  # theirs to change; the log is not
         _finish(self.policy.denoiser, self.parameters, self.best, self._free)
         self.finished = True
         notify(callbacks, "on_end", self.log)

@@ -2,7 +2,8 @@
 
 # The machinery of lesson 23.
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,8 +28,8 @@ from mocapfree_nb.validity import body_validity, rigid, rigid_joints
 from mocapfree_nb.verify import CHECKS, verify
 
 __all__ = [
-    "Checks", "check_motion", "check_whole_bodies", "Scorers", "make_motion", "bootstrap_interval", "score_motions",
-    "evaluate_policy", "PolicyEvaluation",
+    "Checks", "check_motion", "check_labels", "check_whole_bodies", "Scorers", "make_motion", "bootstrap_interval",
+    "score_motions", "evaluate_policy", "PolicyEvaluation",
 ]
 
 Checks = Mapping[str, str | Callable]
@@ -52,6 +53,18 @@ def check_motion(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks:
         elif joints.shape[2] == HUMANML3D.num_joints and (label in checks or _has_check(check)):
             result[rows] = verify(joints[rows], check, lengths[rows]).float()
     return result
+
+
+def check_labels(checks: Checks, known: Iterable[str]) -> None:
+    """Raise `UserError` for a check of a label that is none of `known`, or one that names a check that there is not."""
+    known = sorted(set(known))
+    for label, check in checks.items():
+        if label not in known:
+            near = ", ".join(difflib.get_close_matches(label, known, 3, 0.3) or known[:12])
+            raise UserError(f"a check is given for {label!r}, which nothing here is labelled; labels are {near}")
+        if not callable(check) and not _has_check(check):
+            near = ", ".join(difflib.get_close_matches(check, CHECKS, 3, 0.3) or sorted(CHECKS)[:12])
+            raise UserError(f"there is no check {check!r} for {label!r}; there are {near}, or a function of yours")
 
 
 def check_whole_bodies(joints: Tensor, lengths: Tensor, labels: Sequence[str], checks: Checks | None = None) -> Tensor:
@@ -151,8 +164,9 @@ def score_motions(
         seen = scorers.see(motion, lengths)
         embedding = scorers.evaluator.encode_motion(seen, lengths)
         score = scorers.reward(seen, lengths, prompts)
-        rewarded = reward(motion, lengths, prompts) if reward else score
         joints = features_to_joints(motion, skeleton)
+    with torch.no_grad():  # a reward of one's own may take gradients inside, which inference mode forbids
+        rewarded = reward(motion.clone(), lengths, prompts) if reward else score
     generator = torch.Generator().manual_seed(seed)
     check = check_whole_bodies if scorers.rigid else check_motion
     verified = check(joints.cpu(), lengths.cpu(), evaluation_prompts.labels * repeats, scorers.checks)

@@ -26,9 +26,9 @@ from .algorithms.loop import SampleConfig
 from .ddpo import DDPOConfig
 from .exploration import ExploreConfig
 from .rewards import checked_scores
-from .learning import algorithm_name, check_start, learn_task, make_config
+from .learning import algorithm_name, check_start, default_search, learn_task, make_config
 from .off_policy import LearnConfig
-from .evaluation import Checks, PolicyEvaluation, Scorers, evaluate_policy
+from .evaluation import Checks, PolicyEvaluation, Scorers, check_labels, evaluate_policy
 from .files import WEIGHTS, UserError, write_atomically, write_json
 from .models.registry import check_fit, load_policy, load_scorers
 from .policy import DiffusionPolicy
@@ -312,6 +312,8 @@ def adapt(
     if corpus is None:
         corpus = without_others(load_corpus(), target) if target and Path(model).parent == WEIGHTS else load_corpus()
     task = make_task(corpus, target, source, prompts, leave_out_words, evaluation_prompts)
+    labels = [*task.target.labels, *task.original.labels, *corpus.actions, *(source.actions if source else ())]
+    check_labels(checks or {}, labels)
     scorers = load_scorers(retrieval, evaluator, checks, device)
     own, reward = reward, _choose_reward(reward, scorers, task, contrastive, mirrored)
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
@@ -329,6 +331,7 @@ def adapt(
     settings |= {"algorithm": algorithm_name(config)}
     settings |= {"contrastive": contrastive, "mirrored": mirrored, "evaluation_prompts": evaluation_prompts}
     settings |= {"denoising_steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
+    search = search or default_search(task) if isinstance(config, LearnConfig) else None
     settings |= asdict(config) | ({"search": asdict(search)} if search else {}) | content_settings(policy, scorers, task)
     if folder:
         parallel.from_main(lambda: keep_settings(Path(folder) / "config.json", settings))

@@ -18,6 +18,7 @@ from .features import features_to_joints
 from .files import UserError
 from .policy import DiffusionPolicy
 from .recombination import KINDS, PartBank, Recipes, draw_recipes, put_together, take_apart
+from .setting_checks import check_settings
 from .skeleton import skeleton_of
 from .validity import rebuild
 
@@ -40,7 +41,7 @@ def near_lengths(prompts: Sequence[str], known: Known, text_encoder: Callable, c
 class ExploreConfig:
     """Settings of one search; `learn_from` has those of learning."""
 
-    prompts: int = 96  # drawn for a search
+    prompts: int = 160  # drawn for a search
     pool: int = 10  # motions of the policy for each prompt: one for itself, the others for near captions
     near: int = 16  # captions near a prompt that may be drawn
     proposals: int = 128  # recombinations for each prompt
@@ -55,6 +56,18 @@ class ExploreConfig:
     near_lengths: bool = True  # motions as long as near clips, or as any
     each_prompt: bool = True  # the best of each prompt are kept, or the best of all
     chunk: int = 1024  # proposals scored at once
+
+    def __post_init__(self):
+        check_settings(
+            self,
+            whole={**dict.fromkeys(("prompts", "near", "keep", "chunk"), 1), **dict.fromkeys(("pool", "proposals"), 2)},
+            shares=("share", "joined", "twice", "mirror", "bent"),
+            flags=("near_lengths", "each_prompt"),
+        )
+        if not self.paces or min(self.paces) <= 0:
+            raise UserError(f"paces are shares of a length, above 0, not {self.paces!r}")
+        if len(self.kinds) != 6 or min(self.kinds) < 0 or not any(self.kinds):
+            raise UserError(f"kinds are six weights, 0 or more, not all 0, of {', '.join(KINDS[:6])}; not {self.kinds!r}")
 
 
 MANY_SENTENCES = ExploreConfig(prompts=768, pool=4, proposals=32, keep=1)  # another corpus: many actions, much said of each

@@ -9,14 +9,15 @@ import re
 import stat
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 __all__ = [
-    "UserError", "printable", "reason", "in_bytes", "name_within", "user_path", "is_folder", "is_file", "check_file", "open_file",
-    "write_atomically", "remove_leftovers", "write_json", "cache_folder", "WEIGHTS",
+    "UserError", "printable", "reason", "where_it_failed", "in_bytes", "name_within", "user_path", "is_folder", "is_file",
+    "check_file", "open_file", "write_atomically", "remove_leftovers", "write_json", "cache_folder", "WEIGHTS",
 ]  # fmt: skip
 
 WEIGHTS = Path(__file__).parent / "weights"  # the small networks that ship with the package
@@ -44,6 +45,14 @@ def printable(text: object, longest: int = 300) -> str:
 def reason(error: BaseException) -> str:
     """What an error says, in a few words on one line."""
     return printable(getattr(error, "strerror", None) or error or type(error).__name__, 200) or type(error).__name__
+
+
+def where_it_failed(error: Exception) -> str:
+    """An error in somebody else's code on one line: its type, what it says, and the last line of that code it came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    place = f" ({printable(own[-1].filename, 120)}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {reason(error)}{place}"
 
 
 def user_path(path: str | os.PathLike) -> Path:

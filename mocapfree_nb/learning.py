@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-
+from mocapfree_nb import parallel
 from mocapfree_nb.algorithms.likelihood import GroupRelativeConfig, ImportanceConfig, ScoreFunctionConfig
 from mocapfree_nb.algorithms.loop import SampleTrainer
 from mocapfree_nb.algorithms.negative_aware import NegativeAwareTrainer
@@ -24,7 +24,7 @@ from mocapfree_nb.run_settings import check_trainable
 from mocapfree_nb.tasks import Task
 
 __all__ = ["ALGORITHMS", "TRAINERS", "register_algorithm", "find_algorithm", "make_config", "algorithm_name", "check_start",
-           "follow_samples", "learn_task"]
+           "follow_samples", "default_search", "learn_task"]
 
 ALGORITHMS: dict[str, type] = {  # name -> its settings; the first by default
     "exploration": LearnConfig,
@@ -68,7 +68,11 @@ def algorithm_name(config: object) -> str:
 
 
 def _trainer(config: object) -> type[DDPOTrainer]:
-    return next(trainer for kind, trainer in TRAINERS.items() if isinstance(config, kind))
+    found = next((trainer for kind, trainer in TRAINERS.items() if isinstance(config, kind)), None)
+    if found is None:
+        kinds = ", ".join(kind.__name__ for kind in dict.fromkeys(ALGORITHMS.values()))
+        raise UserError(f"config is settings of an algorithm ({kinds}), not {type(config).__name__}")
+    return found
 
 
 def check_start(policy: DiffusionPolicy, reward: Callable[..., Tensor], task: Task, config: object) -> None:
@@ -102,6 +106,8 @@ def follow_samples(
     known = list(zip(task.retained.prompts, task.retained.lengths.tolist(), strict=True))
     lengths = near_lengths(task.training_prompts, known, policy.text_encoder)
     before = copy.deepcopy(policy.denoiser.state_dict())
+    processes = parallel.world_size()
+    shared["prompts_per_iteration"] = -(-DDPOConfig.prompts_per_iteration // processes) * processes  # as many for each
     trainer = DDPOTrainer(
         policy, reward, task.training_prompts, lengths, DDPOConfig(iterations=config.ddpo_iterations, select_every=10, **shared),
         task.retained.prompts[:HELD], selector, Path(folder) / "ddpo" if folder else None,
@@ -127,6 +133,11 @@ def follow_samples(
     return [numbered(record) | {"improved": record is kept} for record in log]
 
 
+def default_search(task: Task) -> ExploreConfig:
+    """Settings of exploration's search for a task: of a cross-dataset one those for many sentences."""
+    return MANY_SENTENCES if task.among_itself else ExploreConfig()
+
+
 def learn_task(
     policy: DiffusionPolicy,
     reward: Callable,
@@ -148,7 +159,7 @@ def learn_task(
     retained = task.retained
     known = list(zip(retained.prompts, retained.lengths.tolist(), strict=True))
     if isinstance(config, LearnConfig):
-        search = search or (MANY_SENTENCES if task.among_itself else None)
+        search = search or default_search(task)
         seen = None if on_iteration is None else lambda finished: on_iteration(finished.record())
         log = explore_and_learn(
             policy, reward, task.training_prompts, known, known, config, search,

@@ -29,6 +29,8 @@ from .policy import DiffusionPolicy
 from .regularisers import RewardShaping, shaped_reward
 from .setting_checks import check_settings
 from .reading import load_state
+from .run_settings import reward_probe, same_reward
+from .runstate import network_hash
 from .text import TextEmbedding
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #490637fc
@@ -192,6 +194,13 @@ def learn(
 Selector = Callable[[DiffusionPolicy], dict[str, float]]  # returns "score", perhaps "error", and what they are made of
 
 
+def _identity(policy: DiffusionPolicy, reward: Callable, prompts: list[str], known: Known, **settings: object) -> dict:
+    """What a run is, in plain values: one that goes on must be the same but for the number of rounds."""
+    settings |= {"prompts": prompts, "known": list(known), "denoiser": network_hash(policy.denoiser)}
+    lengths = torch.tensor([length for _, length in known])
+    return {"settings": json.dumps(settings), "reward": reward_probe(policy, reward, prompts, lengths)}
+
+
 @dataclass
 class Kept:
     """The last parameters that scored as well as any, see `offer`, and the best score; none where nothing scores."""
@@ -239,11 +248,11 @@ class Round:
         }
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #b40a31d6
-def _save(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept, generator: torch.Generator, log: list) -> None:
-    """A checkpoint after a round: everything that changes during a run, written by the main process."""
-    if folder is None or not parallel.is_main():
+def _save(folder: str | Path, run: dict, parameters: list, kept: Kept, generator: torch.Generator, log: list) -> None:
+    """A checkpoint after a round: what the `run` is, and everything that changes during one, written by the main process."""
+    if not parallel.is_main():
         return
-    state = {
+    state = run | {
         "parameters": [p.detach() for p in parameters],
         "kept": kept.parameters,
         "score": kept.score if kept.parameters else 0.0,
@@ -252,16 +261,21 @@ def _save(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept,
     write_checkpoint(Path(folder), state, log)
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #3eb362f9
-def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kept, generator: torch.Generator) -> list[dict]:
-    """The log of the checkpoint in `folder`, with everything set as it was; an empty one where there is none."""
-    path = Path(folder) / "checkpoints" / "last.pt" if folder else None
-    if path is None or not path.exists():
+def _resume(folder: str | Path, run: dict, parameters: list[nn.Parameter], kept: Kept, generator: torch.Generator) -> list[dict]:
+    """The log of the checkpoint in `folder`, with everything set as it was; an empty one where there is none.
+
+    Raises `UserError` for that of another `run`, or a damaged one.
+    """
+    path = Path(folder) / "checkpoints" / "last.pt"
+    if not path.exists():
         return []
     state = load_state(path, device=parameters[0].device)
     shapes = [p.shape for p in parameters]
     try:
         fits = [p.shape for p in state["parameters"]] == shapes and [p.shape for p in state["kept"]] in ([], shapes)
-        log = json.loads(state["log"])
+        log, settings, now = (json.loads(text) for text in (state["log"], state["settings"], run["settings"]))
+        changed = [name for name in {**settings, **now} if settings.get(name) != now.get(name)]
+        changed += [] if same_reward(state["reward"], run["reward"]) else ["reward"]
         fits = fits and [record["iteration"] for record in log] == [*range(1, len(log) + 1)]
         fits = fits and all(record["network_calls"] > 0 and record["improved"] in (True, False) for record in log)
         generator.set_state(state["generator"].cpu())
@@ -269,6 +283,8 @@ def _resume(folder: str | Path | None, parameters: list[nn.Parameter], kept: Kep
         fits = False
     if not fits:
         raise UserError(f"{path} is no checkpoint of this run: move it away to start anew")
+    if changed:
+        raise UserError(f"{path} is of a run with other settings ({', '.join(changed)}): move it away to start anew")
     note_threads(state, parameters[0].device)
     with torch.no_grad():
         torch._foreach_copy_(parameters, state["parameters"])
@@ -312,7 +328,7 @@ def explore_and_learn(
     selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing. The first round must
         score higher than the policy before it, a later one no lower than the best by "error", its standard error; after
         one that does not, learning stops, and the weights before it are kept (without a selector the last ones).
-    folder: keeps a checkpoint after each round; a run with the same settings goes on from it.
+    folder: keeps a checkpoint after each round; a run with the same settings and reward goes on from it.
     Of several processes the main one searches, selects and writes; the learning is shared (`learn`).
     Raises `UserError` where there is nothing to recombine, to choose, or to keep.
     """
@@ -325,6 +341,8 @@ def explore_and_learn(
     generator = torch.Generator().manual_seed(config.seed)
     policy.denoiser.eval()
     policy = policy.with_bfloat16(True) if config.bfloat16 else policy
+    settings = asdict(config) | {"rounds": None, "search": asdict(search), "retained": list(retained)}
+    run = _identity(policy, reward, list(prompts), known, **settings) if folder else {}
     with count_calls(policy.denoiser) as calls:
         base = base_predictions(policy, retained, generator)
         parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)
@@ -334,7 +352,7 @@ def explore_and_learn(
             return parallel.from_main(lambda: selector(policy)) if selector else {}
 
         try:
-            log = _resume(folder, parameters, kept, generator)
+            log = _resume(folder, run, parameters, kept, generator) if folder else []
             if log:
                 calls.take(policy.device)  # the records that are there count how a run begins already
             else:
@@ -359,7 +377,8 @@ def explore_and_learn(
                     finished = Round(len(log) + 1, found, losses, scored, seconds, unserved(found), cost)
                     log.append(finished.record() | {"improved": improved})
                     bar.set_postfix(round=len(log), **{k: f"{v:.3f}" for k, v in scored.items()})
-                    _save(folder, parameters, kept, generator, log)
+                    if folder:
+                        _save(folder, run, parameters, kept, generator, log)
                     if on_round and speaks:
                         on_round(finished)
             if kept.parameters:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .corpus import Corpus
 from .features import FEATURE_GROUPS, mirror
-from .files import UserError
+from .files import UserError, where_it_failed
 from .retrieval import RetrievalModel
 from .skeleton import HUMANML3D, KIT_ML, skeleton_of
 from .text import TextEncoder, text_encoder_of
@@ -234,9 +234,15 @@ def _as_tensor(values: object) -> Tensor:
 def checked_scores(reward: Reward, motion: Tensor, lengths: Tensor, prompts: Sequence[str]) -> Tensor:
     """Scores (batch,) that `reward` gives raw motion (batch, frames, features), checked; it works on copies.
 
-    Raises `UserError` unless there is one finite number a motion, see `as_scores`.
+    Raises `UserError` unless there is one finite number a motion, see `as_scores`, and where the reward raises.
     """
-    scores = as_scores(reward(motion.clone(), lengths.clone(), list(prompts)), motion)
+    try:
+        given = reward(motion.clone(), lengths.clone(), list(prompts))
+    except UserError:
+        raise
+    except Exception as error:  # of whatever kind the reward's own code raises
+        raise UserError(f"the reward failed: {where_it_failed(error)}; nothing was updated") from error
+    scores = as_scores(given, motion)
     for row in (~(scores.abs() < LARGEST_REWARD)).nonzero()[:1, 0].tolist():
         number = f"{float(scores[row])}, not a finite number below {LARGEST_REWARD:g}"
         raise UserError(f"the reward of {prompts[row]!r} is {number}; nothing was updated")

@@ -48,7 +48,7 @@ def check_prompts(prompts: Sequence[str], name: str) -> list[str]:
     prompts = list(prompts)
     for prompt in prompts:
         if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f"{name} should be sentences, not {prompt!r}")
+            raise UserError(f"{name} should be sentences, none of them empty, not {prompt!r}")
     return prompts
 
 

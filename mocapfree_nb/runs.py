@@ -80,7 +80,7 @@ def content_settings(policy: DiffusionPolicy, scorers: Scorers, task: Task) -> d
 def keep_settings(path: Path, settings: Mapping) -> None:
     """Write a run's settings; raise `UserError` where a run with others was begun.
 
-    How long, on what device, and where the model lies may differ: what it is tells its hash.
+    `iterations` (not an exploration's rounds), the device, and where the model lies may differ: what it is tells its hash.
     """
     now = json.loads(json.dumps(settings))
     kept = read_json(path) if path.exists() else now

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mocapfree_nb.corpus import Clip, Corpus
 from mocapfree_nb.files import UserError
+from mocapfree_nb.run_settings import check_prompts
 
 __all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "draw_prompts", "Task", "make_task",
            "without_others"]
@@ -106,10 +107,11 @@ def make_task(
     prompts of your own, or fewer than 8, they are the training prompts themselves.
     Raises `UserError` if there is nothing to train on or nothing to retain.
     """
+    prompts = check_prompts(prompts, "prompts") if prompts else prompts
     clips, original = _parts(corpus, target, source, leave_out_words)
     training_prompts = list(prompts or _captions(clip for clip in clips if clip.split == "train"))
-    if not training_prompts or not all(prompt.strip() for prompt in training_prompts):
-        raise UserError("nothing to train on: give prompts that are not empty, or a target that has captions")
+    if not training_prompts:
+        raise UserError("nothing to train on: give prompts, or a target that has captions")
     held_out = [clip for clip in clips if clip.split == "test"]
     kept = draw_evaluation_prompts(original.split("train"), retained, seed)
     if held_out:

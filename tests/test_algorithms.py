@@ -350,7 +350,9 @@ def test_ddpo_by_name_has_the_settings_of_its_paper():
 
     assert asdict(ImportanceConfig()) == asdict(DDPOConfig(**SETTINGS["paper"].ddpo))
     score = asdict(ScoreFunctionConfig())
-    assert {key for key in score if score[key] != asdict(ImportanceConfig())[key]} == {"objective", "inner_epochs"}
+    assert {key for key in score if score[key] != asdict(ImportanceConfig())[key]} == {
+        "objective", "inner_epochs", "timesteps_per_update",  # one update a rollout, however many steps
+    }  # fmt: skip
     assert GroupRelativeConfig().advantage == "group" and GroupRelativeConfig().kl_weight > 0
 
 

@@ -66,6 +66,9 @@ def test_a_function_is_found_by_name_in_the_folder_one_is_in(tmp_path, monkeypat
         with pytest.raises(UserError, match="--reward") as found:
             find_function("--reward", name)
         assert words in str(found.value)
+    (tmp_path / "broken_rewards_of_a_test.py").write_text("x = 1\nhigh = undefined\n")
+    with pytest.raises(UserError, match=r"--reward broken_rewards_of_a_test: NameError: .*broken_rewards_of_a_test.py, line 2"):
+        find_function("--reward", "broken_rewards_of_a_test:high")
 
 
 def imported(code: str) -> set[str]:

@@ -307,6 +307,10 @@ MISTAKES = {
     "an empty caption": (["generate", " "], "empty prompt"),
     "nothing to resume": (["adapt", "--prompt", "bows", "--resume"], "nothing to resume"),
     "a check that is none": (["adapt", "--prompt", "bows", "--check", "x"], "--check"),
+    "a check of a label that nothing has": (["adapt", "--prompt", "bows", "--check", "fre=bow"], "labels are free"),
+    "a check that there is not": (["adapt", "--prompt", "bows", "--check", "free=bwo"], "there are bow"),
+    "a name that is a path": (["adapt", "--prompt", "bows", "--name", "../bows"], "a folder in runs/"),
+    "a name that is none": (["adapt", "--prompt", "bows", "--name", ""], "a folder in runs/"),
     "a misspelt solver": (["generate", "walks", "--solver", "sde-dpmsolver"], "did you mean 'sde-dpmsolver++'"),
     "more steps than timesteps": (["generate", "walks", "--denoising-steps", "51"], "50 timesteps"),
     "training without noise": (["adapt", "--prompt", "bows", "--solver", "dpmsolver++2m"], "no density to train"),
@@ -346,6 +350,24 @@ def test_a_users_mistake_is_one_clear_line(name, capsys, monkeypatch, tmp_path):
     line = complaint.strip().splitlines()[-1]
     assert status == 1 and line.startswith("mocapfree: ") and word in line and "Traceback" not in complaint
     assert len(line) < 500 and not list(tmp_path.glob("*.*"))  # and nothing was written
+
+
+def test_a_mistake_leaves_the_name_of_the_run_free_and_files_of_others_alone(base, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "rewards_of_a_test.py").write_text("def fails(motion, lengths, prompts):\n    return {}[3]\n")
+    given = ["adapt", "--prompt", "bows", "--model", base, "--name", "mine", "--set", "rounds=1", "--set", "steps=1"]
+    status, _, complaint = command(capsys, monkeypatch, *given, "--reward", "rewards_of_a_test:fails")
+    line = complaint.strip().splitlines()[-1]
+    assert status == 1 and "the reward failed: KeyError: 3" in line and "rewards_of_a_test.py, line 2" in line
+    assert not (tmp_path / "runs" / "mine").exists()
+    work = common.going_on(tmp_path / "runs" / "yours", "checkpoints/last.pt", "--resume")
+    with pytest.raises(ZeroDivisionError), work:
+        (tmp_path / "runs" / "yours" / "model").mkdir(parents=True)
+        (tmp_path / "runs" / "yours" / "config.json").write_text("{}")
+        (tmp_path / "runs" / "yours" / "notes.txt").write_text("not ours")
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "runs" / "yours").iterdir()] == ["notes.txt"]
 
 
 def test_the_command_line_as_a_process_exits_with_status_1_and_no_traceback(tmp_path):

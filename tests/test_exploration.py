@@ -606,10 +606,48 @@ def test_a_checkpoint_of_something_else_is_named(policy, tmp_path):
         explore_and_learn(policy, lower_wrist, ["up"], SHORT, SHORT, search=LITTLE, folder=tmp_path, **QUICK)
 
 
+@pytest.mark.parametrize("changed", ["reward", "prompts", "learning_rate", "search", "known", "denoiser"])
+def test_a_run_goes_on_only_as_what_it_was(changed, policy, tmp_path):
+    settings, reward, known = dict(QUICK), lower_wrist, SHORT
+    prompts, search = ["up", "both up"], LITTLE
+    state = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+
+    def run(rounds):
+        config = replace(settings["config"], rounds=rounds)
+        explore_and_learn(policy, reward, prompts, known, SHORT, search=search, folder=tmp_path, **settings | {"config": config})
+
+    run(1)
+    policy.denoiser.load_state_dict(state)
+    run(2)  # a longer run may go on
+    policy.denoiser.load_state_dict(state)
+    if changed == "reward":
+        reward = lambda *given: -lower_wrist(*given)  # noqa: E731
+    elif changed == "prompts":
+        prompts = ["both up", "up"]
+    elif changed == "learning_rate":
+        settings["config"] = replace(settings["config"], learning_rate=0.5)
+    elif changed == "search":
+        search = replace(LITTLE, bent=0.5)
+    elif changed == "known":
+        known = SHORT[::-1]
+    else:
+        with torch.no_grad():
+            next(policy.denoiser.parameters()).add_(0.1)
+    with pytest.raises(UserError, match=rf"other settings \(.*{changed}.*\): move it away"):
+        run(3)
+
+
 def test_settings_that_cannot_be_meant_are_refused():
     for wrong in ({"rounds": 0}, {"learning_rate": -1.0}, {"distillation": float("nan")}, {"lora_rank": 0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             LearnConfig(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"pool": 1}, {"keep": 0}, {"share": 5.0}, {"bent": -0.1}, {"kinds": (1,)},
+                                   {"kinds": (0,) * 6}, {"paces": (1.0, 0.0)}, {"each_prompt": 1}])  # fmt: skip
+def test_settings_of_a_search_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        ExploreConfig(**wrong)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(policy):

@@ -9,6 +9,7 @@ from small_policy import height, make_policy
 
 from mocapfree_nb import experiment, learning
 from mocapfree_nb.exploration import ExploreConfig
+from mocapfree_nb.files import UserError
 from mocapfree_nb.off_policy import LearnConfig
 from mocapfree_nb.tasks import EvaluationPrompts, Task
 
@@ -83,3 +84,23 @@ def test_a_run_stopped_in_its_second_stage_goes_on_to_the_same_weights(tmp_path)
     assert [json.loads(line)["iteration"] for line in lines] == [1, 2, 3, 4, 5]
     for key in ("reward", "network_calls", "distillation", "improved"):
         assert [record[key] for record in log] == [record[key] for record in expected], key
+
+
+@pytest.mark.parametrize("processes, prompts", [(1, 6), (2, 6), (4, 8), (8, 8)])
+def test_ddpo_after_exploration_has_as_many_prompts_for_each_process(processes, prompts, monkeypatch):
+    given = []
+
+    def trainer(policy, reward, prompts, lengths, config, *_):
+        given.append(config.prompts_per_iteration)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learning, "DDPOTrainer", trainer)
+    monkeypatch.setattr(learning.parallel, "world_size", lambda: processes)
+    with pytest.raises(KeyboardInterrupt):
+        learning.follow_samples(make_policy(), height, TASK, CONFIG, [], progress=False)
+    assert given == [prompts]
+
+
+def test_settings_that_are_of_no_algorithm_are_named():
+    with pytest.raises(UserError, match="config is settings of an algorithm .*LearnConfig.* not dict"):
+        learning.learn_task(make_policy(), height, TASK, {"rounds": 1})

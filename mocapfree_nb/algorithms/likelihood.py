@@ -29,6 +29,7 @@ class ScoreFunctionConfig(ImportanceConfig):
 
     objective: str = "score"
     inner_epochs: int = 1
+    timesteps_per_update: int = 1000  # more than there are: a second update would meet a policy that has moved
 
 
 @dataclass(frozen=True)

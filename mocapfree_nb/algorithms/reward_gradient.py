@@ -46,8 +46,11 @@ def check_differentiable(reward: Reward, motion: Tensor, lengths: Tensor, prompt
         with torch.enable_grad():
             scores = checked_scores(reward, motion, lengths, prompts)
             found = torch.autograd.grad(scores.sum(), motion, allow_unused=True)[0] if scores.requires_grad else None
-    except RuntimeError as error:  # it turns the motion into numpy, or changes it in place
-        raise UserError(f"the reward cannot be differentiated ({error}); give one in torch, or use another algorithm") from error
+    except (RuntimeError, UserError) as error:  # it turns the motion into numpy, or changes it in place
+        cause = error.__cause__ or error
+        if not isinstance(cause, RuntimeError):
+            raise
+        raise UserError(f"the reward cannot be differentiated ({cause}); give one in torch, or use another algorithm") from error
     if found is None or not bool(found.isfinite().all()):
         what = "no gradient" if found is None else "a gradient that is not finite"
         raise UserError(

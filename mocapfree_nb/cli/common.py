@@ -4,17 +4,16 @@ import importlib
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from mocapfree_nb.files import UserError, printable
+from mocapfree_nb.files import UserError, printable, where_it_failed
 
 
 def launched() -> bool:
@@ -130,6 +129,14 @@ class Stopped(Exception):
     """Ctrl-C, with what can be said of going on."""
 
 
+def _take_back(folder: Path) -> None:
+    """Remove the settings and the empty folders of a run that has kept nothing; whatever else is there stays."""
+    (folder / "config.json").unlink(missing_ok=True)
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True) + [folder]:
+        with suppress(OSError):
+            path.rmdir()
+
+
 @contextmanager
 def going_on(folder: Path, checkpoint: str, how: str) -> Iterator[None]:
     """Ctrl-C says how work goes on, or, before there is a checkpoint, that nothing was kept; then a new folder goes."""
@@ -139,9 +146,10 @@ def going_on(folder: Path, checkpoint: str, how: str) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         if (folder / checkpoint).exists():
             raise Stopped(f"stopped; {folder} goes on with {how}") from stop
-        if fresh and folder.is_dir() and not process():  # nothing but settings
-            shutil.rmtree(folder, ignore_errors=True)
         raise Stopped("stopped before there was anything to keep; the same command starts again") from stop
+    finally:
+        if fresh and sys.exc_info()[0] and not process() and not (folder / checkpoint).exists():
+            _take_back(folder)  # what stopped may be a mistake in the command, which is free to use the name again
 
 
 def by_main(work: Callable[[], Path]) -> Path:
@@ -167,6 +175,8 @@ def run_folder(name: str, resume: bool) -> Path:
 
 
 def _run_folder(name: str, resume: bool) -> Path:
+    if Path(name).name != name or name in ("", ".."):
+        raise UserError(f"--name is the name of a folder in runs/, without / or \\, not {name!r}")
     folder = Path("runs") / name
     if resume:
         refuse_finished(folder)
@@ -185,6 +195,8 @@ def import_module(option: str, name: str) -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, SyntaxError, ValueError) as error:
         raise UserError(f"{option} {name}: {error}") from error
+    except Exception as error:  # whatever the code in it does
+        raise UserError(f"{option} {name}: {where_it_failed(error)}") from error
 
 
 def find_function(option: str, name: str) -> Callable:

@@ -56,9 +56,10 @@ def _text_encoder(model: nn.Module, source: str | Path | None) -> object:
 def load_denoiser(folder: str | Path) -> Denoiser:
     """The saved denoiser in `folder`, of whichever architecture its `config.json` names (none: a `MotionDenoiser`).
 
-    A published MDM, MLD or StableMoFusion will do as well (lesson 33).
+    A published MDM, MLD or StableMoFusion will do as well (lesson 33), and so will the folder of a run: its adapted model.
     """
-    return _load(folder, DENOISERS)
+    own = Path(folder, "model")
+    return _load(own if files.is_file(own / "model.safetensors") else folder, DENOISERS)
 
 
 def load_policy(

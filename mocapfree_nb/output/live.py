@@ -39,7 +39,7 @@ class TrainingView(Callback):
         if record["iteration"] % self.every == 0:
             self.now = self.sample()
         charts = [Chart({"reward": self.rewards}, along="iteration", first=record["iteration"] + 1 - len(self.rewards))]
-        clipped = [math.nan if share is None else share for share in record["clip_share"]]
+        clipped = [math.nan if share is None else share for share in record.get("clip_share", ())]  # not every algorithm clips
         if any(share > 0 for share in clipped):  # with one update a rollout none is: a flat line would say nothing
             charts.append(Chart({"share of ratios clipped": clipped}, along="denoising step"))
         name = f"after {record['iteration']} iterations"
