@@ -51,7 +51,7 @@ def where_it_failed(error: Exception) -> str:
     """An error in somebody else's code on one line: its type, what it says, and the last line of that code it came through."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    place = f" ({printable(own[-1].filename, 120)}, line {own[-1].lineno})" if own else ""
+    place = f" ({printable(Path(own[-1].filename).name, 120)}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {reason(error)}{place}"
 
 
