@@ -1,6 +1,5 @@
 """Settings times seeds: one run of `adapt` each, a table and a figure; a sweep that was interrupted goes on."""
 
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -11,8 +10,9 @@ from mocapfree_nb.experiment import adapt
 from mocapfree_nb.exploration import ExploreConfig
 from mocapfree_nb.files import UserError, write_atomically, write_json
 from mocapfree_nb.learning import find_algorithm
-from mocapfree_nb.reading import read_json
 from mocapfree_nb.output.comparison import summary
+from mocapfree_nb.rows import model_name, read_rows, refuse_others
+from mocapfree_nb.tasks import LEFT_OUT
 
 __all__ = ["ABLATIONS", "choose_variants", "sweep", "sweep_table", "sweep_figure"]
 
@@ -50,28 +50,24 @@ COLUMNS = {  # of the table: title -> what of a row
 }
 
 
-def _read_rows(out: str | Path) -> list[dict]:
-    """The rows that a sweep wrote so far; `UserError` for a file that holds something else."""
-    rows = read_json(out).get("runs") if os.path.exists(out) else []
-    if not isinstance(rows, list):
-        raise UserError(f"{out} holds no rows of a sweep; choose another file")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not isinstance(row.get("variant"), str) or type(row.get("seed")) is not int:
-            raise UserError(f"{out}: row {number} names no variant and seed; mend it, or choose another file")
-    return rows
-
-
-def _run(change: Mapping, seed: int, iterations: int | None, corpus: Corpus, algorithm: str, say: Callable, **arguments) -> dict:
-    """One adaptation with these settings: what a row keeps of it."""
-    change = dict(change)
-    rewards = {key: change.pop(key) for key in ("contrastive", "mirrored") if key in change}
-    search = {key: change.pop(key) for key in OF_SEARCH & change.keys()}
-    if search:
+def _plan(change: Mapping, seed: int, iterations: int | None, algorithm: str) -> dict:
+    """What `adapt` is called with for these settings and this seed; `UserError` for settings that cannot be meant."""
+    kind, change = find_algorithm(algorithm), dict(change)
+    counted = "rounds" if algorithm == "exploration" else "iterations"
+    if taken := [key for key in ("seed", *[counted] * (iterations is not None)) if key in change]:
+        raise UserError(f"{taken[0]} is a setting to try and fixed for all runs (--seeds, --iterations): give one of them")
+    plan = {key: change.pop(key) for key in ("contrastive", "mirrored") if key in change}
+    if algorithm == "exploration":  # of any other, `keep` and the like are its own
+        search = {key: change.pop(key) for key in OF_SEARCH - {field.name for field in fields(kind)} & change.keys()}
         search = {key: tuple(value) if isinstance(value, list) else value for key, value in search.items()}
-        arguments["search"] = ExploreConfig(**search)
-    change |= {"rounds" if algorithm == "exploration" else "iterations": iterations} if iterations else {}
-    config = find_algorithm(algorithm)(**{"seed": seed} | change)
-    values = adapt(corpus=corpus, config=config, sample_instead=False, **rewards, **arguments).values
+        plan |= {"search": ExploreConfig(**search)} if search else {}
+    change |= {counted: iterations} if iterations else {}
+    return plan | {"config": kind(**{"seed": seed} | change)}
+
+
+def _run(plan: Mapping, say: Callable, **arguments) -> dict:
+    """One adaptation as planned: what a row keeps of it."""
+    values = adapt(sample_instead=False, **plan, **arguments).values
     say(summary(values))
     return {key: values[key] for key in ("target", "original", "reward", "gap_closed", "selection", "wall_clock_s")}
 
@@ -89,24 +85,29 @@ def sweep(
     """Run every variant with every seed; write one row a run to `out` (JSON) as they finish, and return all rows.
 
     `variants` maps a name to settings of `algorithm` that differ from its recipe (default: all of `choose_variants`);
-    `arguments` go to `adapt`. A run whose row is already in `out` is not run again; a name that stands there for other
-    settings is refused.
+    `arguments` go to `adapt`. A run whose row is already in `out` is not run again. Raises `UserError` before the first run
+    for settings that cannot be meant, a name that stands there for other settings, and rows of another experiment.
     """
     variants = choose_variants((), algorithm) if variants is None else variants
-    rows = _read_rows(out)
+    plans = {(name, seed): _plan(variants[name], seed, iterations, algorithm) for seed in seeds for name in variants}
+    rows = read_rows(out, "runs", {"variant": str, "seed": int, "target": dict}, COLUMNS)
     for row in rows:
         if row["variant"] in variants and row.get("settings", dict(variants[row["variant"]])) != variants[row["variant"]]:
             raise UserError(f"{out}: {row['variant']!r} stands there for other settings; choose another file or another name")
     corpus = corpus or load_corpus()
+    experiment = {"algorithm": algorithm, "iterations": iterations, "corpus": corpus.source}
+    experiment |= {key: model_name(arguments.get(key)) for key in ("model", "full_model", "retrieval", "evaluator")}
+    target = arguments.get("target") or LEFT_OUT
+    said = [row | {"target": row["target"].get("name", target)} for row in rows]  # the numbers of the target have its name
+    refuse_others(out, said, experiment | {"target": target})
     write_json(out, {"runs": rows})  # a place that cannot be written shows now, not after the first run
-    for seed in seeds:
-        for name, change in variants.items():
-            if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
-                continue
-            say(f"{name} (seed {seed})")
-            found = _run(change, seed, iterations, corpus, algorithm, say=say, **arguments)
-            rows.append({"variant": name, "seed": seed, "settings": dict(change)} | found)
-            write_json(out, {"runs": rows})
+    for (name, seed), plan in plans.items():
+        if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
+            continue
+        say(f"{name} (seed {seed})")
+        found = _run(plan, say, corpus=corpus, **arguments)
+        rows.append({"variant": name, "seed": seed, "settings": dict(variants[name])} | experiment | found)
+        write_json(out, {"runs": rows})
     return rows
 
 
