@@ -9,13 +9,22 @@ from mocapfree_nb.files import WEIGHTS, UserError, write_atomically, write_json
 from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.models.shipped import ARCHITECTURES, SHIPPED, shipped_recipe
 from mocapfree_nb.output.comparison import summary
-from mocapfree_nb.reading import read_json
+from mocapfree_nb.rows import read_rows
 from mocapfree_nb.tasks import LEFT_OUT_ACTIONS, without_others
 from mocapfree_nb.viewer import _strip_class
 
 __all__ = ["find_models", "learn_all_actions", "grid_table", "grid_figure"]
 
 KEPT = ("verified", "interval", "r_precision", "fid", "bone_deviation", "foot_skate", "reward", "n")  # of a row of a report
+NUMBERS = {  # that the table and the figure take from a row, or what stands for them
+    "a left-out action": lambda row: LEFT_OUT_ACTIONS.index(row["action"]),
+    "minutes": lambda row: row["wall_clock_s"] / 60,
+    "FID": lambda row: row["target"]["after"].get("fid"),
+    "bones off": lambda row: row["target"]["after"].get("bone_deviation"),
+    "the interval": lambda row: sum(row["target"]["after"].get("interval", {}).get("verified", (0, 0))[i] for i in (0, 1)),
+}
+NUMBERS |= {f"{part} {phase}": lambda row, part=part, phase=phase: _share(row, phase, part)
+            for part in ("target", "original") for phase in PHASES}  # fmt: skip
 
 
 def find_models(names: Sequence[str]) -> dict[str, dict]:
@@ -36,14 +45,6 @@ def find_models(names: Sequence[str]) -> dict[str, dict]:
         models[name] = {"architecture": kind, "model": WEIGHTS / f"{ARCHITECTURES[kind][0]}-leave-one-out"}
         models[name] |= {"model": Path(name)} if name != kind else {}
     return models
-
-
-def _read_rows(out: str | Path) -> list[dict]:
-    """The rows that are there; `UserError` for a file that holds something else."""
-    rows = read_json(out).get("actions") if Path(out).exists() else []
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and {"model", "action", "seed"} <= r.keys() for r in rows):
-        raise UserError(f"{out} holds no rows of left-out actions; choose another file")
-    return rows
 
 
 def _row(values: Mapping) -> dict:
@@ -70,7 +71,8 @@ def learn_all_actions(
     """
     if unknown := [action for action in actions if action not in LEFT_OUT_ACTIONS]:
         raise UserError(f"the base models do not lack {', '.join(unknown)}; they lack {', '.join(LEFT_OUT_ACTIONS)}")
-    found, rows = find_models(models), _read_rows(out)
+    rows = read_rows(out, "actions", {"model": str, "action": str, "seed": int}, NUMBERS)
+    found = find_models(models)
     write_json(out, {"actions": rows})  # a place that cannot be written shows now, not after the first run
     corpus = load_corpus()
     for seed in seeds:

@@ -1,6 +1,7 @@
 """All left-out actions times models: what runs, with what, what is not run again, the table and the figure."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -73,12 +74,22 @@ def test_a_folder_is_compared_with_the_shipped_model_of_its_architecture(tmp_pat
         find_models([str(tmp_path)])
 
 
-@pytest.mark.parametrize("text", ['{"actions": [3]}', '{"actions": [{"model": "unet"}]}', '{"runs": []}', "[]", "{"])
+NO_NUMBERS = '{"actions": [{"model": "unet", "action": "%s", "seed": 0, "wall_clock_s": %s, "target": {%s}, "original": {}}]}'
+DAMAGED = [NO_NUMBERS % given for given in (("bow", "9", ""), ("bow", "null", '"after": {}'), ("fly", "9", '"after": {}'),
+                                            ("bow", "9", '"after": {"fid": "x"}'))]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, '{"actions": [3]}', '{"actions": [{"model": "unet"}]}', '{"runs": []}', "[]", "{"])
 def test_a_file_that_holds_something_else_is_named_and_not_written_over(text, tmp_path, ran):
     (tmp_path / "mine.json").write_text(text)
     with pytest.raises(UserError, match="mine.json"):
         learn_all_actions(tmp_path / "mine.json")
     assert (tmp_path / "mine.json").read_text() == text and not ran
+
+
+def test_the_file_that_ships_is_not_run_again(ran, tmp_path):
+    (tmp_path / "a.json").write_bytes((Path(__file__).parent.parent / "nbs" / "results" / "actions.json").read_bytes())
+    assert len(learn_all_actions(tmp_path / "a.json", ["transformer"])) == 6 and not ran
 
 
 def test_an_action_that_is_not_left_out_is_named(tmp_path):
