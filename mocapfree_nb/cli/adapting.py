@@ -9,8 +9,8 @@ import typer
 
 from mocapfree_nb.cli.common import (
     Algorithm, ConfigFile, Corpus, DenoisingSteps, Device, Eta, Guidance, Iterations, MaxFrames, MinStd, Seed, Set, Solver,
-    Track, announce, by_main, find_function, going_on, launched, pick_device, read_checks, read_prompts, refuse_finished,
-    run_folder, say, tracker,
+    Track, announce, by_main, check_ending, find_function, going_on, launched, pick_device, read_checks, read_prompts,
+    refuse_finished, run_folder, say, tracker,
 )  # fmt: skip
 from mocapfree_nb.cli.settings import parse_pair, read_settings
 from mocapfree_nb.files import UserError
@@ -220,10 +220,15 @@ def recipe(
 
 
 def _grid(pairs: list[str], algorithm: str = "ddpo") -> dict[str, dict]:
-    """"key=a,b" and more of them to all combinations, by a name that says them."""
+    """"key=a,b" and more of them to all combinations, by a name that says them. Raises `UserError` for one given twice."""
     from itertools import product
 
     axes = [parse_pair(pair, algorithm) for pair in pairs]
+    for number, (key, values) in enumerate(axes):
+        if key in [other for other, _ in axes[:number]]:
+            raise UserError(f"--set {key} is given twice: give all its values at once, --set {key}=VALUE,VALUE")
+        if twice := [value for place, value in enumerate(values) if value in values[:place]]:
+            raise UserError(f"--set {key} has the value {twice[0]} twice: give each value once")
     combined = [dict(zip([key for key, _ in axes], values, strict=True)) for values in product(*(some for _, some in axes))]
     return {" ".join(f"{key}={value}" for key, value in some.items()): some for some in combined}
 
@@ -246,7 +251,9 @@ def sweep(
     regularisers: Annotated[
         bool, typer.Option("--regularisers", help="Of --algorithms: each with each regulariser that it has.")
     ] = False,
-    calls: Annotated[int, typer.Option(help="Of --algorithms: network calls that each may spend.", min=1000)] = 40_000,
+    calls: Annotated[
+        int | None, typer.Option(help="Of --algorithms: network calls that each may spend (default: 40,000).", min=1000)
+    ] = None,
     corpus: Corpus = "procedural",
     max_frames: MaxFrames = 196,
     full_model: Annotated[Path | None, typer.Option(help="A denoiser that saw the target, to compare with.")] = None,
@@ -270,9 +277,12 @@ def sweep(
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.sweep import choose_variants, sweep, sweep_figure, sweep_table
 
+    check_ending(out, ".json", "the table of results, with a figure beside it,")
     if (models or algorithms) and (corpus != "procedural" or full_model or retrieval or evaluator or check):
         given = "--corpus, --full-model, --retrieval, --evaluator and --check"
         raise UserError(f"--models and --algorithms take the built-in corpus and the networks that ship: leave {given} out")
+    if calls and not algorithms:
+        raise UserError(f"--calls {calls} is what each of --algorithms may spend: give their names too, or leave it out")
     if models:
         if settings or variant or iterations or algorithms or regularisers or model or algorithm != "ddpo":
             raise UserError("--models runs the recipe of the demo on every left-out action: leave the other options out")
@@ -296,7 +306,7 @@ def sweep(
         names = list(ALGORITHMS) if algorithms == "all" else [name.strip() for name in algorithms.split(",")]
         names = with_regularisers(names) if regularisers else names
         given = {key: value for key, value in (("target", leave_out), ("model", model)) if value}
-        rows = compare_algorithms(out, names, calls, seeds=range(seeds), device=pick_device(device), say=say, **given)
+        rows = compare_algorithms(out, names, calls or 40_000, seeds=range(seeds), device=pick_device(device), say=say, **given)
         say(comparison_table(rows))
         comparison_figure(rows, out.with_suffix(".png"))
         say(f"saved {out} and {out.with_suffix('.png')}")

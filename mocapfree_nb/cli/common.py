@@ -54,6 +54,12 @@ def check_finite(value: float | None) -> float | None:
     return value
 
 
+def check_ending(out: Path | None, ending: str, what: str) -> None:
+    """`UserError` where `--out`, if given, has another ending than that of `what` is written there."""
+    if out is not None and out.suffix.lower() != ending:
+        raise UserError(f"--out {out}: {what} is written there; give a name that ends in {ending}")
+
+
 def check_seed(value: int) -> int:
     """A seed that a generator takes."""
     if not 0 <= value < 2**63:

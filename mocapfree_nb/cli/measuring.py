@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mocapfree_nb.cli.common import Corpus, Device, Eta, MaxFrames, Seed
-from mocapfree_nb.cli.common import check_finite, find_function, pick_device, read_checks, say
+from mocapfree_nb.cli.common import check_ending, check_finite, find_function, pick_device, read_checks, say
 from mocapfree_nb.files import UserError
 
 app = typer.Typer()
@@ -180,6 +180,7 @@ def compare(
     from mocapfree_nb.files import write_atomically
     from mocapfree_nb.output.comparison import comparison_html, comparison_rows, comparison_text, read_report
 
+    check_ending(out, ".html", "a page")
     paths = {str(run): run if run.suffix == ".json" else run / "report.json" for run in runs}
     reports = {name: read_report(path) for name, path in paths.items()}
     models = {name: str(report["config"].get("model", "")) for name, report in reports.items()}
