@@ -214,6 +214,33 @@ def test_a_key_is_never_lost(tmp_path, made, run):
         save_study(page, key, tmp_path / "study.txt")
 
 
+def shown_by(*groups):
+    "Motions of a sentence for each group of systems."
+    still = np.zeros((4, 22, 3))
+    return [study.Shown(system, f"sentence {number}", still) for number, group in enumerate(groups) for system in group]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_pairs_that_are_taken_link_all_systems(seed):
+    # "ab" and "cd" meet most often, and each pair of systems once in balance would be one of them at first
+    shown = shown_by(*["ab", "cd"] * 4, "bc", "de", "ef")
+    pairs = study.choose_pairs(shown, 5, np.random.default_rng(seed))
+    met = {frozenset((pair.first.system, pair.second.system)) for pair in pairs}
+    assert met == {frozenset(two) for two in ("ab", "bc", "cd", "de", "ef")}
+    with pytest.raises(UserError, match="^4 pairs cannot link 6 systems: give --pairs 5 or more"):
+        study.choose_pairs(shown, 4, np.random.default_rng(seed))
+
+
+def test_a_study_of_two_named_runs_and_too_few_pairs_is_refused(tmp_path):
+    runs = [f"{name}={write_run(tmp_path / name, ('before', 'after'), count=4)}" for name in "ab"]
+    with pytest.raises(UserError, match="^2 pairs cannot link 4 systems"):
+        make_study(runs, pairs=2)
+    _, key = make_study(runs, pairs=3)
+    results = analyse(write_answers(tmp_path / "answers", simulate_answers(
+        key, strengths(**{"a before": 0, "a after": 1, "b before": 0, "b after": 1}), raters=9)), key, draws=20)
+    assert {row["system"] for row in results["strengths"]} == set(key["systems"]) and len(key["systems"]) == 4
+
+
 # ---- answers
 
 
@@ -450,6 +477,40 @@ def test_too_few_raters_all_ties_and_no_key_say_so(tmp_path, made):
         analyse(write_answers(tmp_path, said)[:3], key)
 
 
+def test_a_key_whose_pairs_do_not_link_its_systems_says_so(tmp_path, made):
+    key = made[1] | {"systems": [*made[1]["systems"], "quagga"]}
+    paths = write_answers(tmp_path, simulate_answers(key, strengths(zebra=1, okapi=0, impala=0), raters=3))
+    with pytest.raises(UserError, match="^no pair of this study links impala and quagga") as caught:
+        analyse(paths, key)
+    assert "\n" not in str(caught.value)
+
+
+def first_pair(key, **changes):
+    first, *rest = key["pairs"]
+    return key | {"pairs": [{name: value for name, value in (first | changes).items() if value != "drop"}, *rest]}
+
+
+DAMAGED_KEYS = [
+    lambda key: key | {"pairs": 3}, lambda key: key | {"pairs": [3]}, lambda key: key | {"pairs": {}},
+    lambda key: key | {"pairs": [*key["pairs"], key["pairs"][0]]}, lambda key: key | {"systems": 3},
+    lambda key: key | {"systems": []}, lambda key: key | {"systems": [3, []]}, lambda key: key | {"motions": []},
+    lambda key: key | {"motions": {}}, lambda key: key | {"motions": dict.fromkeys(key["motions"], 3)},
+    lambda key: key | {"motions": dict.fromkeys(key["motions"], "zebra")}, lambda key: key | {"study": 3},
+    *[lambda key, name=name, value=value: first_pair(key, **{name: value})
+      for name in ("id", "motions", "kind") for value in ("drop", [], {}, 3, "x", [[], []])],
+    *[lambda key, value=value: first_pair(key, turned=value) for value in ([], {}, 3, "x")],
+    lambda key: first_pair(key, kind="turned"), lambda key: first_pair(key, turned=key["pairs"][1]["id"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(DAMAGED_KEYS)))
+def test_a_damaged_key_is_one_line(tmp_path, made, number):
+    paths = write_answers(tmp_path, simulate_answers(made[1], strengths(zebra=1, okapi=0, impala=0), raters=3))
+    with pytest.raises(UserError, match="key") as caught:
+        analyse(paths, DAMAGED_KEYS[number](made[1]))
+    assert "\n" not in str(caught.value)
+
+
 # ---- what it says
 
 
@@ -483,7 +544,11 @@ def test_commands_make_and_analyse(tmp_path, run, monkeypatch):
     assert "zebra was preferred to" in done.output and (tmp_path / "study-results" / "study.md").exists()
 
 
-@pytest.mark.parametrize("command", [["make", "nowhere"], ["analyse", "nothing.json"]])
+@pytest.mark.parametrize(
+    "command",
+    [["make", "nowhere"], ["analyse", "nothing.json"], ["make", "nowhere", "--seed", "-1"],
+     ["analyse", "nothing.json", "--seed", "-1"]],
+)
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["mocapfree", "study", *command])
@@ -491,6 +556,7 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, command):
         cli.main()
     said = capsys.readouterr().err
     assert stop.value.code == 1 and said.startswith("mocapfree: ") and said.count("\n") == 1
+    assert ("--seed -1" in said) == ("--seed" in command)
 
 
 def test_no_name_of_a_system_controls_the_terminal(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mocapfree_nb.cli.common import say
+from mocapfree_nb.cli.common import Seed, say
 
 app = typer.Typer(no_args_is_help=True, help="Ask people: a page of motions side by side, and what their answers say.")
 
@@ -16,7 +16,7 @@ def make(
     pairs: Annotated[int, typer.Option(help="How many pairs to compare; 6 controls come on top.", min=2)] = 24,
     out: Annotated[Path, typer.Option(help="Page to write (.html); the key goes beside it.")] = Path("study.html"),
     contact: Annotated[str | None, typer.Option(help="Whom raters may ask; shown with the consent.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of which pairs are taken.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write a page that asks people which of two motions is better. It needs no network and names no system.
 
@@ -45,7 +45,7 @@ def analyse(
     answers: Annotated[list[Path], typer.Argument(help="The files that raters saved.")],
     key: Annotated[Path, typer.Option(help="The key that was written beside the page.")] = Path("study-key.json"),
     out: Annotated[Path, typer.Option(help="Folder for text, table, figure and numbers.")] = Path("study-results"),
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Say what raters preferred: who counts, sign tests, strengths, agreement, sides, how many raters it takes.
 
