@@ -341,6 +341,22 @@ MISTAKES = {
     "a value twice": (["sweep", "--out", "a.json", "--set", "kl_weight=0,0.0"], "the value 0.0 twice"),
     "iterations twice": (["sweep", "--out", "a.json", "--set", "iterations=1,2", "--iterations", "5"], "iterations is a setting"),
     "a later value that is none": (["sweep", "--out", "a.json", "--set", "learning_rate=1e-3,-1"], "learning_rate should be"),
+    "by action of one action": (
+        ["evaluate", "--by-action", "--target", "bow", "--evaluation-prompts", "8"], "--target, --evaluation-prompts: they are",
+    ),
+    "a protocol's options alone": (
+        ["evaluate", "--replications", "3", "--samples", "40", "--glove", "x"],
+        "--replications, --samples, --glove: they are of --protocol",
+    ),
+    "a protocol by action": (["evaluate", "--protocol", "kit", "--by-action"], "--protocol heeds no --by-action: it is of --by"),
+    "a protocol of one's own": (
+        ["evaluate", "--protocol", "kit", "--corpus", "a", "--target", "b", "--check", "a=b"],
+        "--corpus, --target, --check: they are of held-out prompts",
+    ),
+    "retrieval of a model": (
+        ["evaluate", "--protocol", "retrieval", "--model", "a", "--samples", "40"], "--model, --samples: they are of --protocol",
+    ),
+    "a reward of a protocol": (["evaluate", "--protocol", "kit", "--retrieval", "a"], "heeds no --retrieval"),
     "models on a corpus of one's own": (["sweep", "--out", "a.json", "--models", "unet", "--corpus", "mine"], "leave --corpus"),
     "algorithms with a check": (["sweep", "--out", "a.json", "--algorithms", "all", "--check", "a=bow"], "leave --corpus"),
     "models by another algorithm": (["sweep", "--out", "a.json", "--models", "unet", "--algorithm", "nft"], "recipe of the demo"),

@@ -20,8 +20,32 @@ class ProtocolName(StrEnum):
     retrieval = "retrieval"
 
 
+_SAMPLED = {"model", "denoising_steps", "guidance", "solver", "eta", "seed", "device", "out"}
+_OPTIONS = {  # of evaluate: what is measured -> the options that it heeds
+    "--protocol": _SAMPLED
+    | {"protocol", "data", "evaluator", "glove", "text_encoder", "replications", "samples", "multimodality"},
+    "--protocol retrieval": {"protocol", "data", "retrieval", "text_encoder", "sentence_encoder", "device", "out"},
+    "--by-action": _SAMPLED | {"by_action", "corpus", "max_frames", "check"},
+    "held-out prompts": _SAMPLED | {"corpus", "max_frames", "target", "retrieval", "evaluator", "check", "evaluation_prompts"},
+}
+
+
+def _refuse_unheeded(context: typer.Context, protocol: ProtocolName | None, by_action: bool) -> None:
+    """`UserError` for options on the command line that have no part in what `evaluate` is asked for."""
+    measured = "--by-action" if by_action else "held-out prompts"
+    if protocol is not None:
+        measured = "--protocol retrieval" if protocol is ProtocolName.retrieval else "--protocol"
+    given = [option for option in context.command.params if context.get_parameter_source(option.name).name == "COMMANDLINE"]
+    if rest := [option for option in given if option.name not in _OPTIONS[measured]]:
+        where = [name for name, heeded in _OPTIONS.items() if all(option.name in heeded for option in rest)]
+        there = f"{'they are' if len(rest) > 1 else 'it is'} of {' and '.join(where)}, " if where else ""
+        names = ", ".join(option.opts[0] for option in rest)
+        raise UserError(f"an evaluation by {measured} heeds no {names}: {there}leave {'them' if len(rest) > 1 else 'it'} out")
+
+
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: Annotated[Path | None, typer.Option(help="Denoiser to evaluate (default: shipped, full data).")] = None,
     protocol: Annotated[
         ProtocolName | None, typer.Option(help="The published evaluation instead: humanml3d, kit, or TMR's retrieval.")
@@ -76,6 +100,7 @@ def evaluate(
     from mocapfree_nb.corpus import load_corpus
     from mocapfree_nb.files import write_json
 
+    _refuse_unheeded(context, protocol, by_action)
     if protocol is not None:
         from mocapfree_nb.published import protocol as published
         from mocapfree_nb.published.retrieval_protocol import run_retrieval
