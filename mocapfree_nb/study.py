@@ -18,11 +18,11 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse.csgraph import connected_components
 from scipy.stats import binom, binomtest
 
 from .files import UserError
 from .reading import read_json
+from .study_key import apart, check_key
 
 # %% ../nbs/6_judging/24_user_study.ipynb #9ca25f63
 QUESTIONS = {"natural": "Which one moves more like a person?", "match": "Which one does what the sentence says?"}
@@ -53,12 +53,6 @@ class Pair:
     turned: int | None = None
 
 # %% ../nbs/6_judging/24_user_study.ipynb #85def204
-def _apart(met: np.ndarray, systems: Sequence[str]) -> str | None:
-    "The first system that no chain of meetings links to systems[0]; None where all hang together. `met` (K, K) counts."
-    _, part = connected_components(met, directed=False)
-    return next((system for system, own in zip(systems, part, strict=True) if own != part[0]), None)
-
-
 def choose_pairs(shown: Sequence[Shown], count: int, rng: np.random.Generator) -> list[Pair]:
     """At most `count` pairs of one caption and two systems, in balance over systems, captions and motions.
 
@@ -72,14 +66,10 @@ def choose_pairs(shown: Sequence[Shown], count: int, rng: np.random.Generator) -
     for motion in shown:
         by_caption.setdefault(motion.caption, []).append(motion)
     left = [two for group in by_caption.values() for two in combinations(group, 2) if two[0].system != two[1].system]
-    met = np.zeros((len(systems), len(systems)))
-    for a, b in left:
-        met[systems.index(a.system), systems.index(b.system)] = 1
-    if apart := _apart(met, systems):
-        raise UserError(f"{systems[0]} and {apart} share no sentence, so nobody can compare them: make a study of each")
+    if other := apart([(a.system, b.system) for a, b in left], systems):
+        raise UserError(f"{systems[0]} and {other} share no sentence, so nobody can compare them: make a study of each")
     if count < len(systems) - 1:
-        enough = f"give --pairs {len(systems) - 1} or more, or fewer runs"
-        raise UserError(f"{count} pairs cannot link {len(systems)} systems: {enough}")
+        raise UserError(f"{count} pairs cannot link {len(systems)} systems: give --pairs {len(systems) - 1} or more")
     left = [left[i] for i in rng.permutation(len(left))]
     used, chosen, part = Counter(), [], {system: number for number, system in enumerate(systems)}
 
@@ -134,30 +124,6 @@ class Answers:
         return Answers(names, self.choice[:, keep], self.side[keep], self.seconds[keep])
 
 # %% ../nbs/6_judging/24_user_study.ipynb #37977d7c
-_KINDS = ("compare", "static", "noised", "mismatched", "turned")
-
-
-def _check_key(key: Mapping) -> None:
-    "Raise `UserError` for what is not the key of a study, and for one whose rows do not fit together."
-    kinds = {"study": str, "pairs": list, "motions": dict, "systems": list}
-    if not all(isinstance(key.get(name), kind) for name, kind in kinds.items()):
-        raise UserError("this is not the key of a study: give the NAME-key.json that was written beside the page")
-    mended = "it was changed or damaged, take a copy of the NAME-key.json that was written beside the page"
-    if not all(isinstance(system, str) for system in [*key["systems"], *key["motions"].values()]):
-        raise UserError(f"the key names systems that are no words: {mended}")
-    rows = [row if isinstance(row, dict) else {} for row in key["pairs"]]
-    ids = Counter(row["id"] for row in rows if isinstance(row.get("id"), str))
-    for number, row in enumerate(rows, start=1):
-        kind, two, again = row.get("kind"), row.get("motions"), row.get("turned")
-        sound = isinstance(row.get("id"), str) and ids[row["id"]] == 1 and kind in _KINDS
-        sound = sound and (isinstance(again, str) and again in ids if kind == "turned" else again is None)
-        sound = sound and isinstance(two, list) and len(two) == 2 and all(isinstance(name, str) for name in two)
-        systems = [key["motions"].get(name) for name in set(two)] if sound else []
-        sound = sound and len(systems) == 2 and None not in systems
-        if not sound or kind == "compare" and (len(set(systems)) < 2 or not set(systems) <= set(key["systems"])):
-            raise UserError(f"row {number} of the key's pairs fits neither its motions nor its systems: {mended}")
-
-
 def _read_row(row: object, motions: Mapping[str, list[str]]) -> tuple[str, int, list[float], float]:
     "One answer as pair, side, choices, seconds; KeyError, TypeError or ValueError where it is none."
     pair, left, right = row["pair"], row["left"], row["right"]
@@ -170,9 +136,9 @@ def _read_row(row: object, motions: Mapping[str, list[str]]) -> tuple[str, int, 
 def read_answers(files: Mapping[str | Path, Mapping], key: Mapping) -> Answers:
     """The answers in `files`, path -> what it holds, by the `key` of their study.
 
-    Raises `UserError` for another study, a rater twice, and what is no answers file or no key.
+    Raises `UserError` for another study, a rater twice, what is no answers file, and as `check_key` does.
     """
-    _check_key(key)
+    check_key(key)
     pairs, sources = {row["id"]: number for number, row in enumerate(key["pairs"])}, {}
     motions = {row["id"]: row["motions"] for row in key["pairs"]}
     shape = (len(files), len(pairs))
@@ -400,8 +366,7 @@ def detectable_share(decided: float, design_effect: float = 1.0) -> float | None
 def analyse(files: Sequence[str | Path], key: Mapping, draws: int = 1000, seed: int = 0) -> dict:
     """Everything there is to say about the answers in `files`, as plain values.
 
-    Raises `UserError` as `read_answers` does, for fewer than two raters that count, where every answer is a tie, and
-    where the pairs of the key do not link all its systems.
+    Raises `UserError` as `read_answers` does, for fewer than two raters that count, and where every answer is a tie.
     """
     answers = read_answers({path: read_json(path) for path in files}, key)
     out = exclusions(answers, key)
@@ -414,9 +379,6 @@ def analyse(files: Sequence[str | Path], key: Mapping, draws: int = 1000, seed: 
     wins, ties = count_choices(counted, key)
     if not wins.any():
         raise UserError(f"all answers of the {len(counted.raters)} raters are ties: there is no preference to test")
-    if apart := _apart((wins + ties).sum(axis=(0, 1)), systems):
-        raise UserError(f"no pair of this study links {systems[0]} and {apart}, so their strengths cannot be compared: "
-                        "make a page with more --pairs")
     drawn = resample(wins, draws, seed)
     rows = preferences(wins, ties, drawn, systems)
     for row in rows:
