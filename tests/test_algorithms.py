@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -413,8 +414,29 @@ def test_a_comparison_that_was_stopped_goes_on_and_its_table_says_all_rows(monke
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="no algorithm 'magic'"):
         comparison.compare_algorithms(out, ["magic"])
-    with pytest.raises(UserError, match="another target or budget"):
-        comparison.compare_algorithms(out, names, 6000)
+    for name, given in {"budget": {"budget": 6000}, "action": {"target": "bow"}, "model": {"model": "mine"}}.items():
+        with pytest.raises(UserError, match=f"another {name}"):
+            comparison.compare_algorithms(out, names, **{"budget": 5000} | given)
+    assert {row["model"] for row in rows} == {"denoiser-leave-one-out"}  # wherever the package is installed
+
+
+@pytest.mark.parametrize("text", ['{"nothing": 1}', '{"rows": [{"a": 1}]}', '{"rows": [3]}', "[]", json.dumps({"rows": [
+    {"algorithm": "raft", "seed": 0, "budget": 5000, "action": "raise-both-arms", "calls": 3, "curve": None, "target": {}}]})])
+def test_a_file_without_rows_of_a_comparison_is_named(text, tmp_path):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(UserError, match="mine.json") as caught:
+        comparison.compare_algorithms(tmp_path / "mine.json", ["raft"], 5000)
+    assert "\n" not in str(caught.value) and (tmp_path / "mine.json").read_text() == text
+
+
+@pytest.mark.parametrize("name,budget", [("algorithms", 24_000), ("equal-94080", 94_080)])
+def test_comparisons_that_ship_are_not_made_again(name, budget, monkeypatch, tmp_path):
+    for part in ("load_corpus", "without_others", "make_task", "load_scorers", "load_policy", "PolicyEvaluation"):
+        monkeypatch.setattr(comparison, part, lambda *_, **__: SimpleNamespace(reward=height, rigid=True))
+    monkeypatch.setattr(comparison, "run_one", lambda *_: pytest.fail("it is made again"))
+    out = tmp_path / "a.json"
+    out.write_bytes((Path(__file__).parent.parent / "nbs" / "results" / f"{name}.json").read_bytes())
+    assert comparison.compare_algorithms(out, ["exploration", "ddpo-is"], budget) == json.loads(out.read_text())["rows"]
 
 
 def test_the_command_line_compares_algorithms(monkeypatch, tmp_path, capsys):
