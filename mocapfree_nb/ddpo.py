@@ -325,7 +325,11 @@ class DDPOTrainer:
             self.best_score, self.best = self.select()["score"] if selector else -math.inf, None
         self.optimizer = torch.optim.AdamW(self.parameters, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
         self.tracker, self.log, self.finished = PromptTracker(max(16, config.motions_per_prompt)), [], False
-        load_checkpoint(self)
+        try:
+            load_checkpoint(self)
+        except UserError:
+            _finish(policy.denoiser, self.parameters, None, self._free)  # the network as it came, for the next try
+            raise
         if self.log:
             self.calls.take(policy.device)  # the records that are there count how a run begins already
 

@@ -10,6 +10,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .files import MEBIBYTE, UserError, is_folder, printable, reason, write_atomically, write_json
 from .reading import check_finite, read_json, read_tensors, tensor_fault
@@ -137,8 +138,10 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
 
         The mixin's own deletes the old `config.json` first: a full disk would lose the model. Its `push_to_hub` calls
         this one with `model_card_kwargs`; the cards of this kit are written by hand. Raises `UserError` for weights
-        that are not finite.
+        that are not finite, and while LoRA is on them, as in the middle of a training: nothing could read their names.
         """
+        if any(parametrize.is_parametrized(module) for module in self.modules()):
+            raise UserError("this network is being trained (LoRA is on it): let the training end, or merge_lora(network) first")
         self._save_pretrained(Path(save_directory))
         config = {"architecture": type(self).__name__} | (config or self._hub_mixin_config or {})
         if self.text_encoder_config:

@@ -94,7 +94,7 @@ def distillation_loss(policy: DiffusionPolicy, base: Retained, count: int, gener
     """
     own = parallel.own_share(count, "retained states a step")
     kept, rows = (torch.randint(n, (count,), generator=generator)[own] for n in base.steps.shape)
-    lengths, text = base.lengths[rows.to(base.lengths.device)], base.text[rows]
+    lengths, text = base.lengths[rows.to(base.lengths.device)], base.text[rows].trimmed()
     t = policy.timesteps[base.steps[kept, rows]].to(policy.device)
     longest = int(policy.denoiser.state_lengths(lengths).max())
     x0, _ = policy.predict(base.states[kept, rows, :longest], t, text, lengths)
@@ -175,7 +175,7 @@ def learn(
         x_t = posterior_states(policy, clean, at, generator)
         rows, at, x_t, clean = rows[own], at[own], x_t[own], clean[own]
         learner = policy if int((step + 1) * config.guided) > int(step * config.guided) else bare
-        predicted, _ = learner.predict(x_t, policy.timesteps[at].to(device), text[rows], lengths[rows])
+        predicted, _ = learner.predict(x_t, policy.timesteps[at].to(device), text[rows].trimmed(), lengths[rows])
         towards = (weights[rows] * motion_errors(policy, predicted, clean, lengths[rows])).mean()
         stays = distillation_loss(policy, base, config.retained_batch, generator)
         optimizer.zero_grad(set_to_none=True)

@@ -106,12 +106,18 @@ class TextEmbedding:
     def tokens_where(self, captioned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and mask, False in rows whose caption is dropped: those where `captioned` (B,) bool is False.
 
-        On the processor without the columns at the end that no row has then. (A GPU would have to be waited for to count them.)
+        On the processor no tokens at all where every caption is dropped. (A GPU would have to be waited for to tell.)
         """
         mask = self.mask & captioned[:, None]
-        filled = mask.any(0).nonzero() if mask.device.type == "cpu" else None
-        longest = mask.shape[1] if filled is None else int(filled[-1]) + 1 if len(filled) else 0
-        return self.tokens[:, :longest], mask[:, :longest]
+        count = 0 if mask.device.type == "cpu" and not captioned.any() else mask.shape[1]
+        return self.tokens[:, :count], mask[:, :count]
+
+    def trimmed(self) -> "TextEmbedding":
+        """On the processor the same without the columns at the end that no caption fills; on a GPU as it is."""
+        if self.mask.device.type != "cpu":
+            return self
+        longest = int(self.mask.any(0).nonzero().max()) + 1
+        return TextEmbedding(self.tokens[:, :longest], self.mask[:, :longest], self.pooled)
 
     @staticmethod
     def cat(parts: Sequence["TextEmbedding"]) -> "TextEmbedding":

@@ -201,12 +201,26 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
         make_trainer(dataclasses.replace(CONFIG, learning_rate=1e-3), folder=tmp_path)
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
+def test_a_damaged_checkpoint_is_one_clear_line_and_leaves_the_network_as_it_came(tmp_path):
     make_trainer(folder=tmp_path).iterate()
     path = tmp_path / "checkpoints" / "last.pt"
     path.write_bytes(path.read_bytes()[:1000])
+    policy = make_policy()
+    before = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
     with pytest.raises(UserError, match="cannot read .*last.pt"):
-        make_trainer(folder=tmp_path)
+        make_trainer(policy=policy, folder=tmp_path)
+    after = policy.denoiser.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.requires_grad for parameter in policy.denoiser.parameters())
+
+
+def test_a_network_in_the_middle_of_a_training_is_not_saved(tmp_path):
+    trainer = make_trainer()
+    with pytest.raises(UserError, match="is being trained"):
+        trainer.policy.denoiser.save_pretrained(tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+    trainer.run(progress=False)
+    trainer.policy.denoiser.save_pretrained(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("scores, kept", [([0.0, 0.9, 0.5], 1), ([0.0, 0.5, 0.9], 2), ([0.0, -0.1, -0.2], None)])

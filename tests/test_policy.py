@@ -252,7 +252,7 @@ def test_a_recorded_trajectory_has_the_same_log_probs_again(prediction, changes)
         assert torch.equal(policy.log_prob(trajectory), trajectory.log_probs)
         folded = policy.log_prob(trajectory, fold=True)
     ratio = (folded - trajectory.log_probs).exp()
-    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=5e-6, rtol=0)  # float32, and batches of other shapes
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=5e-6, rtol=0)  # float32, in batches of other shapes
     assert trajectory.log_probs.shape == (3, 6) and torch.isfinite(trajectory.log_probs).all()
     assert (trajectory.log_probs[:, :-1] != 0).all() and (trajectory.log_probs[:, -1] == 0).all()
 
