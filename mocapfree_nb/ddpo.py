@@ -340,8 +340,7 @@ class DDPOTrainer:
 
     def retain(self, prompts: list[str]) -> Trajectory:
         """Trajectories of the policy before training, one for each retained prompt."""
-        lengths = self.lengths.flatten()
-        lengths = lengths[torch.randint(len(lengths), (len(prompts),), generator=self.generator)]
+        lengths = self.lengths.flatten()[torch.randint(self.lengths.numel(), (len(prompts),), generator=self.generator)]
         seeds = draw_seeds(len(prompts), self.generator)
         return rollout_in_batches(self.policy, prompts, lengths, seeds, self.config.micro_batch)
 

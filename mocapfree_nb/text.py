@@ -114,9 +114,7 @@ class TextEmbedding:
 
     def trimmed(self) -> "TextEmbedding":
         """On the processor the same without the columns at the end that no caption fills; on a GPU as it is."""
-        if self.mask.device.type != "cpu":
-            return self
-        longest = int(self.mask.any(0).nonzero().max()) + 1
+        longest = int(self.mask.any(0).nonzero().max()) + 1 if self.mask.device.type == "cpu" else None
         return TextEmbedding(self.tokens[:, :longest], self.mask[:, :longest], self.pooled)
 
     @staticmethod
