@@ -3,6 +3,7 @@
 # Machinery of lesson 23.
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 
 from mocapfree_nb.built_in import built_in
 from mocapfree_nb.corpus import Clip, collate, load_corpus
-from mocapfree_nb.evaluation import Checks, bootstrap_interval, check_whole_bodies, make_motion
+from mocapfree_nb.evaluation import Checks, bootstrap_interval, check_labels, check_whole_bodies, make_motion
 from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.registry import load_policy
@@ -69,12 +70,13 @@ def evaluate_by_action(
 
     Asked is the first caption of each clip, at its length. A row holds verified (mean over all, with `interval`: 95%, over
     captions), composed and actions (share and number of motions each, the lowest first), and the means of `body_validity`.
-    Raises `UserError` where no label has a check.
+    Raises `UserError` where no label has a check, and for a check of a label that no clip has.
     """
     policy = load_policy(model, steps, guidance_scale, device, solver, eta)
     skeleton = skeleton_of(policy.denoiser.num_features)
     asked = collate(clips)
     labels = ["+".join(actions) for actions in asked.actions]
+    check_labels(checks or {}, [*labels, *chain(*asked.actions)])
     made = torch.zeros(*asked.motion.shape[:2], skeleton.num_joints, 3)
     with tqdm(total=len(asked), desc="motions", disable=not progress) as bar:
         for rows in torch.arange(len(asked)).split(128):

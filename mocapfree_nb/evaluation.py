@@ -166,7 +166,7 @@ def score_motions(
         score = scorers.reward(seen, lengths, prompts)
         joints = features_to_joints(motion, skeleton)
     with torch.no_grad():  # a reward of one's own may take gradients inside, which inference mode forbids
-        rewarded = reward(motion.clone(), lengths, prompts) if reward else score
+        rewarded = reward(motion, lengths, prompts) if reward else score
     generator = torch.Generator().manual_seed(seed)
     check = check_whole_bodies if scorers.rigid else check_motion
     verified = check(joints.cpu(), lengths.cpu(), evaluation_prompts.labels * repeats, scorers.checks)

@@ -392,6 +392,7 @@ def evaluate(
     check_fit(policy, scorers, corpus)
     distractors = scorers.embed(list(test.leave_out(target))) if target else None
     drawn = draw_evaluation_prompts(clips, evaluation_prompts, seed)
+    check_labels(checks or {}, [*drawn.labels, *corpus.actions])
     warn_of_lengths(policy, drawn.lengths)
     name = "evaluate" if progress else None
     return evaluate_policy(policy, drawn, scorers, scorers.embed(clips), distractors, seed=seed, progress=name)[0]

@@ -29,8 +29,7 @@ from .policy import DiffusionPolicy
 from .regularisers import RewardShaping, shaped_reward
 from .setting_checks import check_settings
 from .reading import load_state
-from .run_settings import reward_probe, same_reward
-from .runstate import network_hash
+from .run_settings import reward_probe, run_settings, same_reward
 from .text import TextEmbedding
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #490637fc
@@ -194,10 +193,11 @@ def learn(
 Selector = Callable[[DiffusionPolicy], dict[str, float]]  # returns "score", perhaps "error", and what they are made of
 
 
-def _identity(policy: DiffusionPolicy, reward: Callable, prompts: list[str], known: Known, **settings: object) -> dict:
+def _identity(policy, reward, prompts: list[str], known: Known, retained: Known, config, search: ExploreConfig, selector) -> dict:
     """What a run is, in plain values: one that goes on must be the same but for the number of rounds."""
-    settings |= {"prompts": prompts, "known": list(known), "denoiser": network_hash(policy.denoiser)}
     lengths = torch.tensor([length for _, length in known])
+    settings = run_settings(policy, prompts, lengths, config, list(retained), selector)
+    settings |= {"rounds": None, "known": list(known), "search": asdict(search)}
     return {"settings": json.dumps(settings), "reward": reward_probe(policy, reward, prompts, lengths)}
 
 
@@ -341,8 +341,7 @@ def explore_and_learn(
     generator = torch.Generator().manual_seed(config.seed)
     policy.denoiser.eval()
     policy = policy.with_bfloat16(True) if config.bfloat16 else policy
-    settings = asdict(config) | {"rounds": None, "search": asdict(search), "retained": list(retained)}
-    run = _identity(policy, reward, list(prompts), known, **settings) if folder else {}
+    run = _identity(policy, reward, list(prompts), known, retained, config, search, selector) if folder else {}
     with count_calls(policy.denoiser) as calls:
         base = base_predictions(policy, retained, generator)
         parameters = add_lora(policy.denoiser.network, config.lora_rank, config.lora_alpha, config.seed)

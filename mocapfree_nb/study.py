@@ -18,6 +18,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.stats import binom, binomtest
 
 from .files import UserError
@@ -71,19 +72,18 @@ def choose_pairs(shown: Sequence[Shown], count: int, rng: np.random.Generator) -
     if count < len(systems) - 1:
         raise UserError(f"{count} pairs cannot link {len(systems)} systems: give --pairs {len(systems) - 1} or more")
     left = [left[i] for i in rng.permutation(len(left))]
-    used, chosen, part = Counter(), [], {system: number for number, system in enumerate(systems)}
+    used, chosen, linked = Counter(), [], DisjointSet(systems)
 
     def often(two: tuple[Shown, Shown]) -> tuple[bool, int, int, int]:
         a, b = two
-        return part[a.system] == part[b.system], used[frozenset((a.system, b.system))], used[a.caption], used[a] + used[b]
+        return linked.connected(a.system, b.system), used[frozenset((a.system, b.system))], used[a.caption], used[a] + used[b]
 
     while left and len(chosen) < count:
         a, b = min(left, key=often)
         left.remove((a, b))
         used.update([frozenset((a.system, b.system)), a.caption, a, b])
         chosen.append(Pair("compare", a, b))
-        gone, kept = part[a.system], part[b.system]
-        part = {system: kept if own == gone else own for system, own in part.items()}  # parts that this pair links are one
+        linked.merge(a.system, b.system)
     return chosen
 
 # %% ../nbs/6_judging/24_user_study.ipynb #ecad418d

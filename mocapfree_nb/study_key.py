@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from scipy.cluster.hierarchy import DisjointSet
+
 from mocapfree_nb.files import UserError
 
 __all__ = ["apart", "check_key"]
@@ -13,11 +15,10 @@ REMEDY = "take a copy of the NAME-key.json that was written beside the page"
 
 def apart(pairs: Iterable[Sequence[str]], systems: Sequence[str]) -> str | None:
     """The first of `systems` that no chain of `pairs` links to systems[0]; None where they hang together."""
-    part = {system: system for system in systems}
+    parts = DisjointSet(systems)
     for a, b in pairs:
-        gone, kept = part[a], part[b]
-        part = {system: kept if own == gone else own for system, own in part.items()}
-    return next((system for system in systems if part[system] != part[systems[0]]), None)
+        parts.merge(a, b)
+    return next((system for system in systems if not parts.connected(system, systems[0])), None)
 
 
 def check_key(key: Mapping) -> None:

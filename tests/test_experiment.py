@@ -17,6 +17,7 @@ import torch
 from command import command
 
 from mocapfree_nb import (
+    by_action,
     evaluation,
     experiment,
     files,
@@ -373,6 +374,27 @@ def test_a_users_mistake_is_one_clear_line(name, capsys, monkeypatch, tmp_path):
     line = complaint.strip().splitlines()[-1]
     assert status == 1 and line.startswith("mocapfree: ") and word in line and "Traceback" not in complaint
     assert len(line) < 500 and not list(tmp_path.glob("*.*"))  # and nothing was written
+
+
+def test_a_reward_may_take_gradients_inside(base):
+    def slope(motion, lengths, prompts):
+        with torch.enable_grad():
+            free = motion.clone().requires_grad_()
+            return torch.autograd.grad(free.square().sum(), free)[0].mean((1, 2)) / 2
+
+    report = quick(base, prompts=["a person waves"], reward=slope)
+    row = report.values["target"]["before"]
+    assert math.isfinite(row["reward"])
+
+
+def test_a_check_of_a_label_that_nothing_has_is_refused_wherever_checks_are_given(base):
+    for ask in (
+        lambda: experiment.evaluate(base, CORPUS, checks={"wvae": "wave-left"}),
+        lambda: by_action.evaluate_by_action(base, list(CORPUS)[:4], {"wvae": "wave-left"}, progress=False),
+        lambda: quick(base, target=TARGET, checks={"wvae": "wave-left"}),
+    ):
+        with pytest.raises(UserError, match="'wvae', which nothing here is labelled"):
+            ask()
 
 
 def test_a_mistake_leaves_the_name_of_the_run_free_and_files_of_others_alone(base, capsys, monkeypatch, tmp_path):

@@ -145,17 +145,19 @@ def _take_back(folder: Path) -> None:
 
 @contextmanager
 def going_on(folder: Path, checkpoint: str, how: str) -> Iterator[None]:
-    """Ctrl-C says how work goes on, or, before there is a checkpoint, that nothing was kept; then a new folder goes."""
+    """Ctrl-C says how work goes on, or that nothing was kept. Whatever stops it before a checkpoint, a new folder goes."""
     fresh = not folder.exists()
     try:
         yield
-    except KeyboardInterrupt as stop:
-        if (folder / checkpoint).exists():
+    except BaseException as stop:
+        kept = (folder / checkpoint).exists()
+        if fresh and not kept and not process():
+            _take_back(folder)  # it may have been a mistake in the command, which is free to use the name again
+        if not isinstance(stop, KeyboardInterrupt):
+            raise
+        if kept:
             raise Stopped(f"stopped; {folder} goes on with {how}") from stop
         raise Stopped("stopped before there was anything to keep; the same command starts again") from stop
-    finally:
-        if fresh and sys.exc_info()[0] and not process() and not (folder / checkpoint).exists():
-            _take_back(folder)  # what stopped may be a mistake in the command, which is free to use the name again
 
 
 def by_main(work: Callable[[], Path]) -> Path:
