@@ -236,7 +236,7 @@ def exploration_figure(found: Exploration):
         right.barh([row + 0.4 * shift for row in range(len(shares))], heights, 0.4, label=name)
     right.set_yticks([row + 0.2 for row in range(len(shares))], list(shares))
     right.set_xlabel("share")
-    right.legend()
+    right.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 # %% ../nbs/5_rl/19_exploration.ipynb #421b09c4
