@@ -193,14 +193,6 @@ def learn(
 Selector = Callable[[DiffusionPolicy], dict[str, float]]  # returns "score", perhaps "error", and what they are made of
 
 
-def _identity(policy, reward, prompts: list[str], known: Known, retained: Known, config, search: ExploreConfig, selector) -> dict:
-    """What a run is, in plain values: one that goes on must be the same but for the number of rounds."""
-    lengths = torch.tensor([length for _, length in known])
-    settings = run_settings(policy, prompts, lengths, config, list(retained), selector)
-    settings |= {"rounds": None, "known": list(known), "search": asdict(search)}
-    return {"settings": json.dumps(settings), "reward": reward_probe(policy, reward, prompts, lengths)}
-
-
 @dataclass
 class Kept:
     """The last parameters that scored as well as any, see `offer`, and the best score; none where nothing scores."""
@@ -246,6 +238,16 @@ class Round:
             "unserved": self.unserved,
             "network_calls": self.network_calls,
         }
+
+# %% ../nbs/5_rl/20_off_policy.ipynb #4223d986
+def _identity(policy, reward, prompts: list[str], known: Known, retained: Known, config, search: ExploreConfig, selector) -> dict:
+    """What a run is, in plain values: one that goes on must be the same but for the number of rounds."""
+    lengths = torch.tensor([length for _, length in known])
+    settings = run_settings(policy, prompts, lengths, config, list(retained), selector)
+    settings |= {"rounds": None, "known": list(known), "search": asdict(search)}
+    settings["steps"] = {"of learning": config.steps, "of denoising": policy.steps}  # two settings of one name
+    return {"settings": json.dumps(settings), "reward": reward_probe(policy, reward, prompts, lengths)}
+
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #b40a31d6
 def _save(folder: str | Path, run: dict, parameters: list, kept: Kept, generator: torch.Generator, log: list) -> None:

@@ -606,7 +606,7 @@ def test_a_checkpoint_of_something_else_is_named(policy, tmp_path):
         explore_and_learn(policy, lower_wrist, ["up"], SHORT, SHORT, search=LITTLE, folder=tmp_path, **QUICK)
 
 
-@pytest.mark.parametrize("changed", ["reward", "prompts", "learning_rate", "search", "known", "denoiser"])
+@pytest.mark.parametrize("changed", ["reward", "prompts", "learning_rate", "steps", "search", "known", "denoiser"])
 def test_a_run_goes_on_only_as_what_it_was(changed, policy, tmp_path):
     settings, reward, known = dict(QUICK), lower_wrist, SHORT
     prompts, search = ["up", "both up"], LITTLE
@@ -626,6 +626,8 @@ def test_a_run_goes_on_only_as_what_it_was(changed, policy, tmp_path):
         prompts = ["both up", "up"]
     elif changed == "learning_rate":
         settings["config"] = replace(settings["config"], learning_rate=0.5)
+    elif changed == "steps":
+        settings["config"] = replace(settings["config"], steps=settings["config"].steps + 1)
     elif changed == "search":
         search = replace(LITTLE, bent=0.5)
     elif changed == "known":
