@@ -15,7 +15,7 @@ from mocapfree_nb.corpus import Clip, Corpus
 from mocapfree_nb.edits import SIDES, arm_joints, lower_arms
 from mocapfree_nb.features import features_to_joints, length_mask, mirror
 from mocapfree_nb.files import UserError
-from mocapfree_nb.recombination import KINDS, Recipes, put_together, take_apart
+from mocapfree_nb.recombination import Recipes, put_together, take_apart
 from mocapfree_nb.rewards import Reward, checked_scores, swap_sides
 from mocapfree_nb.skeleton import Skeleton, skeleton_of
 from mocapfree_nb.validity import rebuild
@@ -237,7 +237,7 @@ def order_accuracy(reward: Reward, batch: Batch, most: int = 128, max_frames: in
     shrink = (max_frames / lengths).clamp_max(1)
     switch = (batch.lengths[first] * shrink).long()
     four = [rows[:, None].expand(-1, 4) for rows in (first, second)]
-    recipes = Recipes(*four, switch, (lengths * shrink).long(), torch.full_like(first, KINDS.index("joined")))
+    recipes = Recipes(*four, switch, (lengths * shrink).long())
     motion = rebuild(put_together(bank, recipes), recipes.lengths, batch.skeleton)
     pairs = [(batch.captions[i], batch.captions[j]) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
     true, false = ([f"{a}, then {b}" for a, b in order] for order in (pairs, [pair[::-1] for pair in pairs]))

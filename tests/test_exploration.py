@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from mocapfree_nb import experiment, exploration, off_policy
 from mocapfree_nb.denoiser import MotionDenoiser
-from mocapfree_nb.exploration import ExploreConfig, choose, explore, near_captions, near_lengths, unserved
+from mocapfree_nb.exploration import ExploreConfig, breed, choose, explore, near_captions, near_lengths, unserved
 from mocapfree_nb.features import FEATURE_GROUPS, features_to_joints, joints_to_features, mirror
 from mocapfree_nb.files import UserError
 from mocapfree_nb.models.latent import LatentDenoiser
@@ -20,11 +20,14 @@ from mocapfree_nb.off_policy import Kept, LearnConfig, explore_and_learn
 from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.procedural import generate_clips
 from mocapfree_nb.recombination import (
+    CHANCE,
     CROSSFADE,
     KINDS,
     Recipes,
+    _two_bones,
     body_parts,
     draw_recipes,
+    kinds_of,
     mirror_joints,
     put_together,
     take_apart,
@@ -58,7 +61,7 @@ def bones_of(joints: torch.Tensor, skeleton: Skeleton) -> torch.Tensor:
 
 def whole(bank_rows: list[int], lengths: torch.Tensor) -> Recipes:
     rows = torch.tensor(bank_rows)[:, None].expand(-1, 4)
-    return Recipes(rows, rows, lengths, lengths, torch.zeros(len(rows)).long())
+    return Recipes(rows, rows, lengths, lengths)
 
 
 # --- whole bodies
@@ -184,7 +187,7 @@ def test_an_arm_from_elsewhere_leaves_the_body_alone_and_keeps_its_own_bends():
     joints, lengths = some_motion(HUMANML3D), torch.tensor([20, 20, 20])
     bank = take_apart(joints, lengths)
     recipe = whole([0], lengths[:1])
-    mixed = Recipes(torch.tensor([[0, 0, 1, 2 + 3]]), recipe.second, recipe.switch, recipe.lengths, recipe.kinds)
+    mixed = Recipes(torch.tensor([[0, 0, 1, 2 + 3]]), recipe.second, recipe.switch, recipe.lengths)
     made, alone = put_together(bank, mixed)[0], put_together(bank, recipe)[0]
     legs, trunk, left, right = body_parts(HUMANML3D)
     torch.testing.assert_close(made[:, [0, *legs, *trunk]], alone[:, [0, *legs, *trunk]], atol=1e-5, rtol=0)
@@ -222,7 +225,7 @@ def test_joined_motions_begin_as_one_and_end_as_the_other():
     joints, lengths = some_motion(HUMANML3D, frames=40), torch.tensor([40, 40, 40])
     bank = take_apart(joints, lengths)
     rows = torch.tensor([[0] * 4]), torch.tensor([[1] * 4])
-    made = put_together(bank, Recipes(*rows, torch.tensor([20]), torch.tensor([40]), torch.tensor([6])))
+    made = put_together(bank, Recipes(*rows, torch.tensor([20]), torch.tensor([40])))
     assert torch.allclose(bones_of(made, HUMANML3D), bone_lengths().float(), atol=1e-5)
 
     def pose(motion):
@@ -235,43 +238,92 @@ def test_joined_motions_begin_as_one_and_end_as_the_other():
 
 
 def test_recipes_take_parts_from_the_prompts_own_motions_and_mirror_what_they_say():
-    recipes = draw_recipes(3, 500, 10, torch.tensor([40, 41, 42]), torch.Generator().manual_seed(0), bent=0.0)
-    prompt = torch.arange(1500) // 500
-    assert not recipes.turns.any()
+    lengths, chance = torch.tensor([40, 41, 42]), {"bent": 0.0, "stepping": 0.0, "leaping": 0.0}
+    recipes = draw_recipes(3, 500, 10, lengths, torch.Generator().manual_seed(0), **chance)
+    prompt, kinds = torch.arange(1500) // 500, kinds_of(recipes, 30)
+    assert not any(getattr(recipes, name).any() for name in CHANCE)
     for rows in (recipes.first, recipes.second):
         assert ((rows % 30) // 10 == prompt[:, None]).all()
     assert (recipes.lengths == torch.tensor([40, 41, 42])[prompt]).all()
-    assert (recipes.first[::500] == torch.tensor([0, 10, 20])[:, None]).all() and (recipes.kinds[::500] == 0).all()
-    kind = {name: recipes.first[recipes.kinds == i] for i, name in enumerate(KINDS)}
-    assert all(len(rows) > 50 for name, rows in kind.items() if name != "bent")
+    assert (recipes.first[::500] == torch.tensor([0, 10, 20])[:, None]).all() and (kinds[::500] == 0).all()
+    kind = {name: recipes.first[kinds == i] for i, name in enumerate(KINDS)}
+    assert all(len(rows) > 50 for name, rows in kind.items() if name not in KINDS[8:])
     left, right = kind["arms in the mirror"][:, 2:].unbind(1)
     assert ((left - right).abs() == 30).all()
     assert (kind["upper body"][:, 1:] == kind["upper body"][:, 1:2]).all()
     changed = (kind["one arm"][:, 2:] != kind["one arm"][:, :1]).sum(1)
     assert changed.max() == 1
     both = recipes.switch < recipes.lengths
-    joined, twice = (recipes.kinds == KINDS.index(name) for name in ("joined", "twice"))
+    joined, twice = (kinds == KINDS.index(name) for name in ("joined", "twice"))
     assert (joined | twice).equal(both) and joined.float().mean() == pytest.approx(0.1, abs=0.03)
     assert twice.float().mean() == pytest.approx(0.1, abs=0.03) and (recipes.first == recipes.second)[twice].all()
     assert (recipes.switch[twice] == 20 + (recipes.lengths[twice] == 42)).all()
 
 
-def test_a_share_of_the_recipes_is_bent_and_is_otherwise_as_it_was():
-    lengths = torch.tensor([40, 41, 42])
-    straight, bent = (draw_recipes(3, 500, 10, lengths, torch.Generator().manual_seed(0), bent=share) for share in (0.0, 0.25))
-    for name in ("first", "second", "switch", "lengths"):
-        assert torch.equal(getattr(straight, name), getattr(bent, name))
-    turned = bent.turns.any(1)
-    assert turned.equal(bent.kinds == KINDS.index("bent")) and turned.float().mean() == pytest.approx(0.25, abs=0.03)
-    assert not turned[::500].any() and torch.equal(straight.kinds[~turned], bent.kinds[~turned])
+@pytest.mark.parametrize("share, kind, fields", [
+    ("bent", "bent", ("turns", "bend")),
+    ("stepping", "stepping", ("root", "feet", "step")),
+    ("leaping", "leaping", ("leap",)),
+])  # fmt: skip
+def test_chance_adds_to_a_share_of_the_recipes_which_are_otherwise_as_they_were(share, kind, fields):
+    lengths, none = torch.tensor([40, 41, 42]), {"bent": 0.0, "stepping": 0.0, "leaping": 0.0}
+    plain, changed = (
+        draw_recipes(3, 500, 10, lengths, torch.Generator().manual_seed(0), **none | {share: value}) for value in (0.0, 0.25)
+    )
+    for name in {*Recipes.__dataclass_fields__} - {*fields}:
+        assert torch.equal(getattr(plain, name), getattr(changed, name)), name
+    added = getattr(changed, fields[-1]).flatten(1).any(1)
+    assert added.float().mean() == pytest.approx(0.25, abs=0.03) and not added[::500].any()
+    assert added.equal(kinds_of(changed, 30) == KINDS.index(kind))
+    assert torch.equal(kinds_of(plain, 30)[~added], kinds_of(changed, 30)[~added])
+    assert not any(getattr(changed, name)[~added].any() for name in fields)
+
+
+def test_the_kind_of_a_recipe_is_read_off_what_it_is():
+    first = torch.tensor([[1, 1, 1, 1], [1, 1, 2, 1], [1, 1, 2, 3], [1, 1, 2, 7], [1, 2, 2, 2], [1, 2, 3, 4], [1] * 4, [1] * 4])
+    second, length = first.clone(), torch.full((8,), 40)
+    second[6] = 2
+    switch = torch.tensor([40] * 6 + [20] * 2)
+    assert [KINDS[i] for i in kinds_of(Recipes(first, second, switch, length), 5).tolist()] == list(KINDS[:8])
+
+
+@SKELETONS
+def test_a_step_keeps_bones_and_puts_the_feet_where_it_says(skeleton):
+    joints, frames = some_motion(skeleton, batch=2), torch.tensor([20, 20])
+    bank, leg = take_apart(joints, frames, skeleton), 2 * float(bone_lengths(skeleton)[skeleton.leg_joints[1] - 1])
+    recipe = whole([0, 1], frames)
+    feet = torch.tensor([[0.1, 0.2, 0.0], [0.0, -0.1, 0.8]]).expand(2, 2, 3)
+    root, held = torch.tensor([[0.0, -0.3, 0.1]]).expand(2, 3), torch.tensor([[-1.0, 2.0, 0.2]]).expand(2, 3)  # all the time
+    still, moved = (put_together(bank, each) for each in (recipe, replace(recipe, root=root, feet=feet, step=held)))
+    torch.testing.assert_close(bones_of(moved, skeleton), bones_of(still, skeleton), atol=1e-4 * leg, rtol=0)
+    torch.testing.assert_close(moved[:, :, 0], still[:, :, 0] + leg * root[:, None], atol=1e-5 * leg, rtol=0)
+    for toe, way in ((skeleton.feet_left[-1], [0.1, 0.0, 0.2]), (skeleton.feet_right[-1], [0.0, 0.0, -0.1])):
+        expected = still[:, :, toe] + leg * torch.tensor(way)
+        reached = (moved[:, :, toe] - expected).norm(dim=-1) < 1e-3 * leg  # or the leg is stretched
+        chain = next(chain for chain in skeleton.chains if toe in chain)
+        reach = (moved[:, :, chain[3]] - moved[:, :, chain[1]]).norm(dim=-1)
+        stretched = reach > 0.998 * bones_of(moved, skeleton)[..., [joint - 1 for joint in chain[2:4]]].sum(-1)
+        assert (reached | stretched).all() and reached.float().mean() > 0.5
+    upper = [joint for part in body_parts(skeleton)[1:] for joint in part]
+    torch.testing.assert_close(moved[:, :, upper], still[:, :, upper] + leg * root[:, None, None], atol=1e-5 * leg, rtol=0)
+
+
+def test_knees_bend_as_the_law_of_cosines_says():
+    hip, ankle = torch.tensor([[0.1, 0.9, 0.0]]), torch.tensor([[0.1, 0.25, 0.2]])
+    knee, reached = _two_bones(hip, ankle, torch.tensor([[0.0, 0.0, 1.0]]), 0.41, 0.37)
+    a, b, c = ((hip - knee).norm(), (reached - knee).norm(), (hip - ankle).norm())
+    angle = torch.acos(((hip - knee) * (reached - knee)).sum() / (a * b))
+    assert float(angle) == pytest.approx(math.acos((0.41**2 + 0.37**2 - float(c) ** 2) / (2 * 0.41 * 0.37)), abs=1e-4)
+    torch.testing.assert_close(reached, ankle)
+    assert float(a) == pytest.approx(0.41, abs=1e-5) and float(b) == pytest.approx(0.37, abs=1e-5) and knee[0, 2] > 0.2
 
 
 def test_a_bend_turns_the_trunk_and_what_it_carries_as_scipy_does_and_nothing_else():
     clips = generate_clips(1, seed=3, actions=["stand"])
     joints, lengths = torch.from_numpy(clips.joints), torch.from_numpy(clips.lengths)
     bank, rows, turn = take_apart(joints, lengths), torch.zeros(1, 4, dtype=torch.long), torch.tensor([[0.3, 0.9, -0.5]])
-    whole = Recipes(rows, rows, lengths, lengths, rows[:, 0])
-    bent = replace(whole, turns=turn, when=torch.tensor([[-1.0, 2.0, 0.2]]))  # from the beginning to the end
+    whole = Recipes(rows, rows, lengths, lengths)
+    bent = replace(whole, turns=turn, bend=torch.tensor([[-1.0, 2.0, 0.2]]))  # from the beginning to the end
     straight, made = (put_together(bank, recipe)[0] for recipe in (whole, bent))
     moved, still = [3, 6, 9, *range(12, 22)], [0, 1, 2, 4, 5, 7, 8, 10, 11]
     torch.testing.assert_close(made[:, still], straight[:, still])
@@ -296,7 +348,7 @@ def test_a_motion_played_twice_goes_the_same_way_at_twice_the_pace():
     bank, rows = take_apart(joints, lengths), torch.zeros(1, 4, dtype=torch.long)
     frames = int(lengths) // 2 * 2
     length = torch.tensor([frames])
-    once, again = (put_together(bank, Recipes(rows, rows, switch, length, rows[:, 0]))[0] for switch in (length, length // 2))
+    once, again = (put_together(bank, Recipes(rows, rows, switch, length))[0] for switch in (length, length // 2))
 
     def way(motion):
         return float((motion[-1, 0] - motion[0, 0])[[0, 2]].norm())
@@ -412,9 +464,47 @@ def test_choose_takes_the_best_and_then_the_best_that_is_not_nearly_the_same():
     assert choose(scores, sources, 2).tolist() == [[1, 3]]
 
 
+def test_children_have_the_genes_of_the_best_of_their_own_prompt():
+    lengths, generator = torch.tensor([40, 50]), torch.Generator().manual_seed(0)
+    parents = draw_recipes(2, 30, 10, lengths, generator, bent=1.0, stepping=1.0, leaping=1.0)
+    fresh = draw_recipes(2, 200, 10, lengths, generator, bent=0.0, stepping=0.0, leaping=0.0)
+    scores = torch.zeros(2, 30)
+    scores[:, [3, 8, 15, 21]] = torch.tensor([4.0, 3, 2, 1])
+    children = breed(parents, scores, fresh, generator)
+    assert torch.equal(children.lengths, fresh.lengths)
+    best = torch.tensor([3, 8, 15, 21])
+    for prompt in range(2):
+        own, good = slice(200 * prompt, 200 * (prompt + 1)), parents[30 * prompt + best]
+        for part in range(4):
+            inherited = (children.first[own, None, part] == good.first[:, part]).any(1)
+            assert inherited.float().mean() > 0.82 and ((children.first[own, part] % 20) // 10 == prompt).all()
+        bent = children.turns[own].any(1)
+        assert bent.float().mean() == pytest.approx(0.9, abs=0.07)  # a tenth is fresh, and nothing fresh is bent here
+        axes = torch.nn.functional.normalize(good.turns, dim=1)
+        near = (torch.nn.functional.normalize(children.turns[own][bent], dim=1) @ axes.T).amax(1)
+        assert near.median() > 0.9  # varied, but mostly the bends of those four
+    assert not torch.isin(children.turns[children.turns != 0], parents.turns).any()  # none exactly as it was
+    assert torch.equal(children.step.any(1), children.root.any(1))  # a gene goes as a whole
+
+
+def test_a_search_in_generations_climbs_higher_than_chance_at_the_same_cost():
+    asked = ["raise both arms", "arms up"] * 4
+    config = ExploreConfig(prompts=8, pool=6, near=4, proposals=128, paces=(1.0,))
+    by_chance, bred = (
+        explore(one_arm_policy(), lower_wrist, asked, KNOWN, replace(config, generations=n)) for n in (1, 4)
+    )
+    assert bred.all_scores.shape == by_chance.all_scores.shape == (8, 128)
+    assert torch.equal(bred.all_scores[:, 0], by_chance.all_scores[:, 0])  # as the policy made it
+    assert bred.all_scores[:, 32:].mean() > bred.all_scores[:, :32].mean() + 0.02  # children of the best are better
+    assert bred.all_scores.amax(1).mean() > by_chance.all_scores.amax(1).mean()
+    few = explore(one_arm_policy(), lower_wrist, asked[:2], KNOWN, replace(SMALL, proposals=3, generations=9))
+    assert few.all_scores.shape == (2, 3) and few.advantages.isfinite().all()
+
+
 def test_each_part_of_the_search_can_be_taken_away():
     prompts = ["raise both arms", "arms up"]
-    plain = replace(SMALL, kinds=(1, 0, 0, 0, 0, 0), joined=0.0, twice=0.0, mirror=0.0, bent=0.0)
+    nothing = dict.fromkeys(("joined", "twice", "mirror", "bent", "stepping", "leaping"), 0.0)
+    plain = replace(SMALL, kinds=(1, 0, 0, 0, 0, 0), generations=1, **nothing)
     found = explore(one_arm_policy(), lower_wrist, prompts, KNOWN, plain)
     assert set(found.kinds) == {"whole"} and (found.all_kinds == 0).all() and float(found.scores.max()) < 1.2
     known = [(caption, length if caption != "stand" else 30) for caption, length in KNOWN]
