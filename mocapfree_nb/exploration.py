@@ -188,7 +188,8 @@ def propose(
     reward: Callable[..., Tensor], pool: Pool, asked: list[str], config: ExploreConfig, generator: torch.Generator
 ) -> tuple[Recipes, Tensor, int]:
     """Recipes for `asked`, prompt by prompt, in generations; their scores (prompts, proposals); how many are made by chance."""
-    counts = [len(part) for part in torch.arange(config.proposals).chunk(min(config.generations, config.proposals // 2))]
+    generations = min(config.generations, max(1, config.proposals // (2 * PARENTS)))  # enough to choose parents from
+    counts = [len(part) for part in torch.arange(config.proposals).chunk(generations)]
     shares = config.kinds, config.joined, config.twice, config.mirror, config.bent, config.stepping, config.leaping
     recipes, scores = None, []
     for count in counts:

@@ -389,7 +389,7 @@ def lower_wrist(motion, lengths, prompts):
 
 
 KNOWN = [("raise the left arm", 40), ("raise the right arm", 40), ("lift your left arm", 44), ("stand", 40)]
-SMALL = ExploreConfig(prompts=2, pool=6, near=4, proposals=64, paces=(1.0,))
+SMALL = ExploreConfig(prompts=2, pool=6, near=4, proposals=64, generations=4, paces=(1.0,))
 
 
 def test_the_reward_finds_in_parts_what_no_whole_motion_shows():
