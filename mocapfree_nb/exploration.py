@@ -258,7 +258,8 @@ def explore(
     sources = torch.cat([taken.first, taken.second], 1) % len(pool.captions)
     sources = [row[: 8 if both else 4] for row, both in zip(sources.tolist(), joined.tolist(), strict=True)]
     base = scores[:, :by_chance]
-    advantages = (scores - base.mean(1, keepdim=True)) / (base.std(1, keepdim=True) + 1e-6)
+    deviation = base.std(1).maximum(spread / 4) + 1e-6  # where chance earns nothing, one prompt would outweigh all others
+    advantages = (scores - base.mean(1, keepdim=True)) / deviation[:, None]
     return Exploration(
         prompts=[asked[i] for i in prompt.tolist()],
         motion=rebuild(put_together(pool.bank, taken), taken.lengths, pool.bank.skeleton),

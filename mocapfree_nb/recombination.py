@@ -119,7 +119,7 @@ CHANCE = {"turns": (3,), "bend": (3,), "root": (3,), "feet": (2, 3), "step": (3,
 class Recipes:
     """How N motions are put together from a bank: which motion gives each of `PARTS`, and what chance adds.
 
-    Lengths of what chance adds are in lengths of a leg, to the left, (up,) and ahead. None or zeros: nothing is added.
+    Ways that chance adds are in lengths of a leg, to the left, (up,) and ahead of where the motion begins. None: nothing.
     """
 
     first: Tensor  # (N, 4) rows of the bank

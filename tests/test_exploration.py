@@ -501,6 +501,21 @@ def test_a_search_in_generations_climbs_higher_than_chance_at_the_same_cost():
     assert few.all_scores.shape == (2, 3) and few.advantages.isfinite().all()
 
 
+def test_a_prompt_on_which_chance_earns_nothing_does_not_outweigh_all_others(monkeypatch):
+    put = exploration.score_recipes
+    generation = iter(range(4))
+
+    def silent_at_first(reward, pool, recipes, asked, chunk):
+        scores = put(reward, pool, recipes, asked, chunk)
+        scores[0] = 0.0
+        scores[0, 5] = float(next(generation) > 0)  # the first prompt: one success in each generation but the first
+        return scores
+
+    monkeypatch.setattr(exploration, "score_recipes", silent_at_first)
+    found = explore(one_arm_policy(), lower_wrist, ["raise both arms", "arms up"], KNOWN, replace(SMALL, share=1.0))
+    assert 10 < found.advantages.max() < 4 * math.sqrt(64)  # that of one success among 64, a quarter of the deviation at least
+
+
 def test_each_part_of_the_search_can_be_taken_away():
     prompts = ["raise both arms", "arms up"]
     nothing = dict.fromkeys(("joined", "twice", "mirror", "bent", "stepping", "leaping"), 0.0)
