@@ -10,7 +10,6 @@ __all__ = ['BUILT_IN', 'PARTS', 'PHASES', 'Report', 'gap_closed', 'fid_gap_close
 import copy
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial, reduce
@@ -33,7 +32,7 @@ from .files import WEIGHTS, UserError, write_atomically, write_json
 from .models.registry import check_fit, load_policy, load_scorers
 from .policy import DiffusionPolicy
 from .rewards import RetrievalReward, mirror_consistent
-from .runs import content_settings, keep_settings, prepare_folder
+from .runs import RunClock, content_settings, keep_settings, prepare_folder
 from .selection import HeldOutSelector, fit_scorer
 from .tasks import LEFT_OUT, LEFT_OUT_ACTIONS, Task, draw_evaluation_prompts, make_task, without_others
 from .validity import on_rigid_bones
@@ -304,9 +303,10 @@ def adapt(
     is the one that `on_iteration` hears.
     Raises `UserError` for what a user can mend.
     """
-    started, config = time.perf_counter(), config or make_config("exploration", crossing=source is not None)
+    config = config or make_config("exploration", crossing=source is not None)
     if folder:
         parallel.from_main(lambda: prepare_folder(folder))
+    clock = RunClock(folder)
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model, corpus)
     if corpus is None:
@@ -341,7 +341,7 @@ def adapt(
         rows["full_data"] = evaluation(load_policy(full_model, **sampling), bars.get("full_data"))
     base = policy.with_denoiser(copy.deepcopy(policy.denoiser))
     selector = _select_by(policy, task, corpus, source, "selection" if progress else None)
-    callbacks = as_callbacks(on_iteration) if parallel.is_main() else []
+    callbacks = [clock, *as_callbacks(on_iteration)] if parallel.is_main() else []
     notify(callbacks, "on_start", settings)
     after = _keep_last(policy, base, config, folder, callbacks)
     log = learn_task(policy, checked, task, config, selector, folder, after, progress, second_scorer, search)
@@ -357,8 +357,7 @@ def adapt(
     chosen = _chosen(log, selector.target_before) if selector else _chosen(log)
     chosen |= {"held_out": not set(task.selection_prompts) & set(task.training_prompts)}
     more = {"fid_floor": floors["target"], "network_calls": cost, "selection": chosen}
-    seconds = time.perf_counter() - started
-    report = Report(report_values(rows, task, settings, log, seconds, **more), pick_motions(task, rows))
+    report = Report(report_values(rows, task, settings, log, clock.seconds(), **more), pick_motions(task, rows))
     if folder and parallel.is_main():
         policy.denoiser.save_pretrained(Path(folder) / "model")
         report.save(folder)

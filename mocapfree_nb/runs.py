@@ -3,10 +3,13 @@
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mocapfree_nb
+from mocapfree_nb import parallel
+from mocapfree_nb.callbacks import Callback
 from mocapfree_nb.evaluation import Scorers
 from mocapfree_nb.files import UserError, remove_leftovers, write_json
 from mocapfree_nb.reading import read_json
@@ -14,7 +17,7 @@ from mocapfree_nb.policy import DiffusionPolicy
 from mocapfree_nb.runstate import content_hash, corpus_hash, network_hash
 from mocapfree_nb.tasks import Task
 
-__all__ = ["next_run", "prepare_folder", "content_settings", "keep_settings"]
+__all__ = ["next_run", "prepare_folder", "RunClock", "content_settings", "keep_settings"]
 
 MAY_CHANGE = ("iterations", "device", "model")  # of a run that goes on
 
@@ -48,6 +51,26 @@ def prepare_folder(folder: str | Path) -> None:
                 path.rmdir()
     for part in ("", "checkpoints", "model", "model-last", "ddpo", "ddpo/checkpoints"):
         remove_leftovers(folder / part)
+
+
+class RunClock(Callback):
+    """How long a run takes, in all its sessions together: after each iteration, `folder`/clock.json says so.
+
+    What a session did after its last iteration is done again by the next, and counted there.
+    """
+
+    def __init__(self, folder: str | Path | None):
+        self.path, self.started = Path(folder) / "clock.json" if folder else None, time.perf_counter()
+        before = read_json(self.path).get("seconds") if self.path and self.path.exists() else None
+        self.before = float(before) if isinstance(before, int | float) else 0.0
+
+    def seconds(self) -> float:
+        """Seconds until now, those of earlier sessions among them."""
+        return self.before + time.perf_counter() - self.started
+
+    def on_iteration(self, record: dict) -> None:
+        if self.path and parallel.is_main():
+            write_json(self.path, {"seconds": round(self.seconds(), 1)})
 
 
 def content_settings(policy: DiffusionPolicy, scorers: Scorers, task: Task) -> dict:

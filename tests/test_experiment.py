@@ -140,6 +140,23 @@ def test_a_run_leaves_everything_behind_and_is_not_lost(base, tmp_path, capsys):
     assert adapted.generate(["walks"], [20]).shape == (1, 20, 263)
 
 
+def test_the_time_of_a_run_is_that_of_all_its_sessions(base, tmp_path):
+    def stop(record):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        quick(base, target=TARGET, folder=folder, on_iteration=stop)
+    first = json.loads((folder / "clock.json").read_text())["seconds"]
+    assert 0 < first < 600
+    (folder / "clock.json").write_text(json.dumps({"seconds": first + 5000}))
+    values = quick(base, target=TARGET, folder=folder).values
+    assert 5000 + first < values["wall_clock_s"] < 5600 + first
+    assert [record["iteration"] for record in values["curves"]] == [1, 2]
+    (folder / "clock.json").write_text('{"seconds": "many"}')
+    assert runs.RunClock(folder).seconds() < 600 and runs.RunClock(None).seconds() < 600
+
+
 def test_a_prompt_with_html_shows_as_text(base):
     page = free(base).to_html()
     assert "<script>alert(1)</script>" not in page and "&lt;script&gt;" in page
@@ -413,6 +430,22 @@ def test_a_mistake_leaves_the_name_of_the_run_free_and_files_of_others_alone(bas
         (tmp_path / "runs" / "yours" / "notes.txt").write_text("not ours")
         raise ZeroDivisionError
     assert [path.name for path in (tmp_path / "runs" / "yours").iterdir()] == ["notes.txt"]
+
+
+def test_one_program_at_a_time_writes_to_a_folder(tmp_path):
+    folder, hold = tmp_path / "runs" / "mine", "from mocapfree_nb.cli import common\nfrom pathlib import Path\nimport sys\n"
+    hold += "with common.going_on(Path(sys.argv[1]), 'a', 'b'):\n    print('in', flush=True)\n    sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", hold, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"in\n"
+        with pytest.raises(UserError, match="another program is writing to .*mine"), common.going_on(folder, "a", "b"):
+            pytest.fail("both are in")
+        with common.going_on(folder.with_name("other"), "a", "b"):
+            pass
+        first.kill()
+        first.wait()
+        with common.going_on(folder, "a", "b"):  # a killed one holds nothing
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_line_as_a_process_exits_with_status_1_and_no_traceback(tmp_path):

@@ -1,10 +1,12 @@
 """What all groups of commands share: options, what is said and how, folders of runs, errors of the user."""
 
+import hashlib
 import importlib
 import math
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -144,7 +146,38 @@ def _take_back(folder: Path) -> None:
 
 
 @contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else writes to `folder` meanwhile: raises `UserError` where a program that still runs does.
+
+    Of several processes the main one holds the lock. It lies in the machine's folder for temporary files, so that a run leaves
+    nothing beside what it made, and goes with the process, however that ends.
+    """
+    from filelock import FileLock, Timeout
+
+    name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"mocapfree-{name}.lock")
+    if not process():
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as held:
+            raise UserError(f"another program is writing to {folder}: wait for it, or choose another place") from held
+        except (OSError, NotImplementedError):  # somebody else's file, or a place without locks: as it was before
+            pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def going_on(folder: Path, checkpoint: str, how: str) -> Iterator[None]:
+    """`_alone` in `folder`, and `_leaving_word`."""
+    with _alone(folder), _leaving_word(folder, checkpoint, how):
+        yield
+
+
+@contextmanager
+def _leaving_word(folder: Path, checkpoint: str, how: str) -> Iterator[None]:
     """Ctrl-C says how work goes on, or that nothing was kept. Whatever stops it before a checkpoint, a new folder goes."""
     fresh = not folder.exists()
     try:
