@@ -26,6 +26,7 @@ from .exploration import Exploration, ExploreConfig, Known, explore, explored_ki
 from .features import length_mask
 from .files import UserError
 from .policy import DiffusionPolicy
+from .pretrain import bone_error
 from .regularisers import RewardShaping, shaped_reward
 from .setting_checks import check_settings
 from .reading import load_state
@@ -114,6 +115,7 @@ class LearnConfig(RewardShaping):
     lora_rank: int = 32
     lora_alpha: float = 64.0
     distillation: float = 6.0  # weight of what must stay
+    bones: float = 20.0  # weight of the lengths of bones in what is predicted, of a model that is not rigid
     guided: float = 1.0  # share of the steps in which the guided prediction learns, not the one without guidance
     ddpo_iterations: int = 20  # of DDPO from samples, after the last round; 0 for none
     seed: int = 0
@@ -128,7 +130,7 @@ class LearnConfig(RewardShaping):
                 **dict.fromkeys(("ddpo_iterations", "seed"), 0),
             },
             positive=("learning_rate", "gradient_clip", "lora_alpha"),
-            not_negative=("weight_decay", "distillation"),
+            not_negative=("weight_decay", "distillation", "bones"),
             shares=("guided",),
             flags=("bfloat16",),
         )
@@ -150,7 +152,8 @@ def learn(
     """Off-policy DDPO on what was found, self-distillation on what must stay; the two losses of every step.
 
     In a share `config.guided` of the steps, evenly spread, the guided prediction is drawn towards what was found, in the others
-    the one without guidance; what must stay is the guided one.
+    the one without guidance; what must stay is the guided one. `config.bones` times the `bone_error` of what is predicted, by the
+    share of data that is left, is added to both unless the model is rigid.
     `parameters` are trained in place; the learning rate falls to zero along a cosine. Of several processes each takes its
     share of every batch, and the gradient is everyone's; all must hold the same `generator`. Raises `UserError` if a gradient
     is not finite.
@@ -177,8 +180,12 @@ def learn(
         predicted, _ = learner.predict(x_t, policy.timesteps[at].to(device), text[rows].trimmed(), lengths[rows])
         towards = (weights[rows] * motion_errors(policy, predicted, clean, lengths[rows])).mean()
         stays = distillation_loss(policy, base, config.retained_batch, generator)
+        loss = towards + config.distillation * stays
+        if config.bones and not policy.denoiser.rigid:
+            bodies = (policy.denoiser.decode(state, lengths[rows]) for state in (predicted, clean))
+            loss = loss + config.bones * bone_error(*bodies, lengths[rows], policy.alphas[at].to(device))
         optimizer.zero_grad(set_to_none=True)
-        (towards + config.distillation * stays).backward()
+        loss.backward()
         shared = torch.stack([towards, stays]).detach()
         parallel.average_([shared, *(p.grad for p in parameters if p.grad is not None)])
         if not math.isfinite(norm := float(nn.utils.clip_grad_norm_(parameters, config.gradient_clip))):

@@ -39,6 +39,7 @@ EXPLORATION_ABLATIONS: dict[str, dict] = {  # the same of exploration: settings 
     "lengths of anything known": {"near_lengths": False},
     "the best of all prompts": {"each_prompt": False},
     "no self-distillation": {"distillation": 0.0},
+    "no weight on bones": {"bones": 0.0},
     "no DDPO after it": {"ddpo_iterations": 0},
 }
 OF_SEARCH = {field.name for field in fields(ExploreConfig)}

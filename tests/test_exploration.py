@@ -576,19 +576,47 @@ def test_the_base_policy_is_at_no_distance_from_itself_and_a_changed_one_is(poli
     assert off_policy.distillation_loss(policy, base, 16, generator).item() > 1e-4
 
 
+class Found(SimpleNamespace):
+    "What learning reads of an `Exploration`."
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
 def test_a_better_motion_weighs_more_and_learning_comes_nearer(policy):
     generator = torch.Generator().manual_seed(0)
     motion = joints_to_features(torch.from_numpy(generate_clips(2, actions=["raise-both-arms"]).joints))[:, :36]
-
-    class Found(SimpleNamespace):
-        def __len__(self) -> int:
-            return 2
-
     found = Found(prompts=["up", "up"], motion=motion, lengths=torch.tensor([36, 36]), advantages=torch.tensor([3.0, 1.0]))
     base = off_policy.base_predictions(policy, KNOWN, generator)
     parameters = list(policy.denoiser.requires_grad_(True).parameters())
     losses = off_policy.learn(policy, found, base, parameters, LearnConfig(steps=30, distillation=0.0), generator)
     assert len(losses) == 30 and losses[-1][0] < 0.8 * losses[0][0]
+
+
+def test_the_lengths_of_bones_weigh_in_what_is_learnt_unless_the_model_is_rigid(policy):
+    motion = joints_to_features(torch.from_numpy(generate_clips(4, actions=["raise-both-arms"]).joints))[:, :36]
+    found = Found(prompts=["up"] * 4, motion=motion, lengths=torch.full((4,), 36), advantages=torch.ones(4))
+    start = {name: value.clone() for name, value in policy.denoiser.state_dict().items()}
+
+    def learnt(bones: float, rigid: bool) -> tuple[list, float]:
+        """The losses, and how far bones are off in what is then predicted at the last noisy step."""
+        policy.denoiser.load_state_dict(start)
+        policy.denoiser.rigid, generator = rigid, torch.Generator().manual_seed(0)
+        base = off_policy.base_predictions(policy, KNOWN, generator)
+        parameters = list(policy.denoiser.requires_grad_(True).parameters())
+        config = LearnConfig(steps=40, batch_size=4, distillation=0.0, bones=bones, learning_rate=3e-3)
+        losses = off_policy.learn(policy, found, base, parameters, config, generator)
+        with torch.no_grad():
+            x0, at = policy.denoiser.encode(motion, found.lengths), torch.full((4,), policy.steps - 1)
+            x_t = off_policy.posterior_states(policy, x0, at, torch.Generator().manual_seed(1))
+            predicted, _ = policy.predict(x_t, policy.timesteps[at], policy.encode(found.prompts), found.lengths)
+        bones_now = bones_of(features_to_joints(policy.denoiser.decode(predicted, found.lengths)), HUMANML3D)
+        return losses, float((bones_now / bone_lengths(HUMANML3D).float() - 1).abs().mean())
+
+    (losses, off), (weighed, less), (unchanged, _) = learnt(0.0, False), learnt(2000.0, False), learnt(2000.0, True)
+    assert losses == unchanged  # bones of a rigid model are right whatever it says
+    assert losses[0] == weighed[0] and losses[1] != weighed[1]  # the log says what it said, the gradient is another
+    assert less < 0.8 * off
 
 
 @pytest.mark.parametrize("share, scales", [(1.0, [2.5] * 4), (0.0, [1.0] * 4), (0.5, [1.0, 2.5] * 2), (0.25, [1.0] * 3 + [2.5])])
