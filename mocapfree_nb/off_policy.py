@@ -137,7 +137,7 @@ class LearnConfig(RewardShaping):
 
 
 # Many actions at once, as in another corpus: what differs (the search that goes with it is `exploration.MANY_SENTENCES`).
-MANY_ACTIONS = {"steps": 600, "batch_size": 48, "retained_batch": 24, "guided": 0.0, "ddpo_iterations": 0}
+MANY_ACTIONS = {"steps": 600, "batch_size": 48, "retained_batch": 24, "guided": 0.0, "bones": 0.0, "ddpo_iterations": 0}
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #8bc86629
 def learn(
