@@ -54,7 +54,8 @@ def explore(folder=None, rounds=2, stop_in=None, batch_size=4):
     torch.manual_seed(0)
     denoiser = MotionDenoiser(width=32, layers=2, heads=2, feedforward=64, frames_per_token=4)
     known = [("walks", 24), ("runs", 24), ("kicks", 30), ("jumps", 30)]
-    config = LearnConfig(rounds=rounds, steps=3, batch_size=batch_size, retained_batch=4, lora_rank=2)
+    size = {"steps": 3, "batch_size": batch_size, "retained_batch": 4, "lora_rank": 2}
+    config = LearnConfig(rounds=rounds, bones=0.2, **size)  # an untrained network makes no bodies: more is all rounding
     search = ExploreConfig(prompts=2, pool=3, near=3, proposals=8)
     learnt, plain = [], off_policy.learn
 
