@@ -35,8 +35,8 @@ SHIPPED: dict[str, tuple[str, dict, dict]] = {  # name of the class (see `models
     ),
     "unet": (
         "MotionUNet",
-        {"channels": (48, 64, 64), "text_latent": 64, "dropout": 0.0, "schedule": "shifted_cosine"},
-        {"steps": 6500} | BODIES | {"bone_weight": 20.0},
+        {"channels": (96, 64, 64), "text_latent": 64, "dropout": 0.0, "schedule": "shifted_cosine"},
+        {"steps": 6500} | BODIES | {"joint_weight": 6.0, "bone_weight": 20.0},
     ),
     "latent": (
         "LatentDenoiser",
