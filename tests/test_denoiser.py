@@ -9,14 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from mocapfree_nb.corpus import load_corpus
+from mocapfree_nb.corpus import collate, load_corpus
 from mocapfree_nb.denoiser import DENOISERS, Denoiser, MotionDenoiser, find_denoiser, register_denoiser
+from mocapfree_nb.evaluation import check_whole_bodies
+from mocapfree_nb.features import features_to_joints
 from mocapfree_nb.files import WEIGHTS, UserError
 from mocapfree_nb.models.blocks import SelfAttention, TransformerBlock, interleaved_sinusoids, sinusoids
 from mocapfree_nb.models.registry import load_denoiser
 from mocapfree_nb.pretrain import PretrainConfig, pretrain
 from mocapfree_nb.published.checkpoints import read_checkpoint
-from mocapfree_nb.text import TextEmbedding
+from mocapfree_nb.tasks import LEFT_OUT_ACTIONS
+from mocapfree_nb.text import TextEmbedding, default_text_encoder
 
 SIZE = {"num_features": 11, "width": 16, "layers": 2, "heads": 2, "feedforward": 24, "text_width": 12}
 
@@ -271,6 +274,23 @@ def test_a_model_saved_before_the_range_was_noted_still_loads(tmp_path):
 def test_shipped_models_know_the_lengths_of_the_built_in_corpus(name):
     clips = load_corpus("procedural", num_clips=300)  # of 4,000; the range is that of all
     assert load_denoiser(WEIGHTS / name).trained_frames == (min(map(len, clips)), max(map(len, clips)))
+
+
+@pytest.mark.parametrize("name", ["denoiser", "denoiser-leave-one-out", "unet", "unet-leave-one-out"])
+def test_shipped_models_can_copy_what_they_are_shown(name):
+    "With next to no noise nothing is to be guessed: what is lost then, the network is too narrow to say (lesson 26)."
+    clips = load_corpus("procedural", num_clips=600)
+    for action in LEFT_OUT_ACTIONS if name.endswith("out") else ():
+        clips = clips.leave_out(action)
+    batch, denoiser = collate(list(clips.split("test"))), load_denoiser(WEIGHTS / name)
+    t, x0 = torch.ones(len(batch), dtype=torch.long), denoiser.encode(batch.motion, batch.lengths)
+    x_t = denoiser.noise_schedule.add_noise(x0, torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), t)
+    with torch.inference_mode():
+        predicted, _ = denoiser.x0_and_noise(denoiser(x_t, t, default_text_encoder()(batch.prompts), batch.lengths), x_t, t)
+        joints = features_to_joints(denoiser.decode(predicted, batch.lengths))
+    labels = ["+".join(actions) for actions in batch.actions]
+    passes = check_whole_bodies(joints, batch.lengths, labels, None).tolist()
+    assert "twist" in labels and [label for label, passed in zip(labels, passes, strict=True) if not passed] == []
 
 
 @pytest.mark.parametrize(
