@@ -131,7 +131,7 @@ def diffusion_loss(
         loss = loss + joint_weight * joint_error(error, counted)
     if velocity_weight:
         predicted, _ = denoiser.x0_and_noise(prediction, x_t, t)
-        loss = loss + velocity_weight * velocity_error(denoiser.denormalise(predicted), denoiser.denormalise(x0), counted)
+        loss = loss + velocity_weight * velocity_error(*(denoiser.decode(state, lengths) for state in (predicted, x0)), lengths)
     if bone_weight:
         loss = loss + bone_weight * guided_bone_error(denoiser, x0, x_t, lengths, text, t)
     return loss

@@ -245,6 +245,24 @@ def test_first_the_vae_is_trained_and_then_the_network_alone():
     assert not torch.equal(both["denoiser.emb_proj.1.weight"], before["denoiser.emb_proj.1.weight"])
 
 
+@pytest.mark.parametrize("setting", ["velocity_weight", "bone_weight"])
+def test_what_latents_decode_to_weighs_in_the_loss_of_the_network(setting):
+    from mocapfree_nb.batches import stack_corpus
+    from mocapfree_nb.models.latent import latent_batch_loss
+    from mocapfree_nb.pretrain import PretrainConfig
+
+    corpus = load_corpus("procedural", num_clips=24, seed=3)
+    torch.manual_seed(0)
+    model = LatentDenoiser(**SMALL | {"num_features": 263, "text_width": 384}).eval()
+    model.set_statistics(corpus.mean, corpus.std)
+    latents, stacked = model.encode_corpus(corpus), stack_corpus(corpus)
+    plain, weighed = (
+        latent_batch_loss(model, stacked, PretrainConfig(batch_size=4, **given), torch.Generator().manual_seed(0), latents)
+        for given in ({}, {setting: 3.0})
+    )
+    assert weighed > plain
+
+
 @pytest.fixture(scope="module")
 def batch():
     from mocapfree_nb.corpus import collate

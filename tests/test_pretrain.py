@@ -7,6 +7,7 @@ import torch
 from mocapfree_nb.corpus import Clip, Corpus, load_corpus
 from mocapfree_nb.denoiser import MotionDenoiser
 from mocapfree_nb.files import UserError
+from mocapfree_nb.models.latent import LatentDenoiser
 from mocapfree_nb.pretrain import PretrainConfig, bone_error, diffusion_loss, masked_mean_square, pretrain, velocity_error
 from mocapfree_nb.runstate import borrowed_generators, load_state
 from mocapfree_nb.text import default_text_encoder
@@ -275,19 +276,21 @@ def test_bone_error_is_the_squared_share_by_which_bones_are_off():
 
 
 @pytest.mark.parametrize("setting", ["velocity_weight", "bone_weight"])
-def test_weights_of_velocities_and_bones_add_the_error_of_the_predicted_motion(setting):
-    denoiser = tiny().eval()
+@pytest.mark.parametrize("kind", ["motion", "latents"])
+def test_weights_of_velocities_and_bones_add_the_error_of_the_predicted_motion(kind, setting):
+    denoiser = (tiny() if kind == "motion" else LatentDenoiser(width=16, layers=1, heads=2, feedforward=16, vae_layers=1)).eval()
     denoiser.set_statistics(CORPUS.mean, CORPUS.std)
     motion, lengths = torch.as_tensor(CORPUS[0].features)[None], torch.tensor([len(CORPUS[0])])
     x0, text, t = denoiser.encode(motion, lengths), default_text_encoder()(["walks"]), torch.tensor([20])
+    motion = denoiser.decode(x0, lengths).detach()
     settings = denoiser, denoiser.noise_schedule, x0, lengths, text, t, torch.randn_like(x0)
     with torch.no_grad():
         x_t = denoiser.noise_schedule.add_noise(x0, settings[-1], t)
         if setting == "velocity_weight":
-            expected = velocity_error(denoiser.denormalise(denoiser(x_t, t, text, lengths)), motion, lengths)
+            expected = velocity_error(denoiser.decode(denoiser(x_t, t, text, lengths), lengths), motion, lengths)
         else:
             shown, hidden = (denoiser(x_t, t, text, lengths, torch.tensor([flag])) for flag in (True, False))
-            guided = denoiser.denormalise(hidden + 2.5 * (shown - hidden))
+            guided = denoiser.decode(hidden + 2.5 * (shown - hidden), lengths)
             expected = bone_error(guided, motion, lengths, denoiser.noise_schedule.alphas_cumprod[t])
         found = diffusion_loss(*settings, **{setting: 3.0}) - diffusion_loss(*settings)
     assert expected > 0

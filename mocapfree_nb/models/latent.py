@@ -350,12 +350,14 @@ def vae_batch_loss(
 def latent_batch_loss(
     model: LatentDenoiser, stacked: StackedCorpus, config: PretrainConfig, generator: torch.Generator, latents: Tensor
 ) -> Tensor:
-    """Denoising loss of random clips whose `latents` (clips, tokens, width) are known, for `pretrain`."""
+    """Denoising loss of random clips whose `latents` (clips, tokens, width) are known, for `pretrain`.
+
+    Velocities and bones weigh as `config` says, as decoded; there are no joints among latents.
+    """
     batch = draw_batch(stacked, config.batch_size, generator, 1)  # the motion itself is not needed
     x0, lengths = latents[batch.index], stacked.lengths[batch.index]
-    return random_diffusion_loss(
-        model, x0, lengths, batch.text, config.text_dropout, generator, bone_weight=config.bone_weight
-    )
+    weights = {name: getattr(config, name) for name in ("velocity_weight", "bone_weight")}
+    return random_diffusion_loss(model, x0, lengths, batch.text, config.text_dropout, generator, **weights)
 
 # %% ../../nbs/7_models/25_latent.ipynb #bbfb81ec
 def pretrain_latent(
