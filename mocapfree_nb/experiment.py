@@ -34,7 +34,7 @@ from .policy import DiffusionPolicy
 from .rewards import RetrievalReward, mirror_consistent
 from .runs import RunClock, content_settings, keep_settings, prepare_folder
 from .selection import HeldOutSelector, fit_scorer
-from .tasks import LEFT_OUT, LEFT_OUT_ACTIONS, Task, draw_evaluation_prompts, make_task, without_others
+from .tasks import LEFT_OUT, LEFT_OUT_ACTIONS, Task, draw_evaluation_prompts, known_to, make_task
 from .validity import on_rigid_bones
 from .vocabulary import warn_of_lengths, warn_of_words
 
@@ -309,16 +309,16 @@ def adapt(
     clock = RunClock(folder)
     target = target or (None if prompts or leave_out_words or source is not None else LEFT_OUT)
     model, full_model = _choose_models(target, leave_out_words, source, model, full_model, corpus)
-    if corpus is None:
-        corpus = without_others(load_corpus(), target) if target and Path(model).parent == WEIGHTS else load_corpus()
-    task = make_task(corpus, target, source, prompts, leave_out_words, evaluation_prompts)
-    labels = [*task.target.labels, *task.original.labels, *corpus.actions, *(source.actions if source else ())]
-    check_labels(checks or {}, labels)
-    scorers = load_scorers(retrieval, evaluator, checks, device)
-    own, reward = reward, _choose_reward(reward, scorers, task, contrastive, mirrored)
     sampling = {"steps": steps, "guidance_scale": guidance_scale, "device": device, "solver": solver, "eta": eta}
     sampling |= {"min_std": min_std}
     policy = load_policy(model, **sampling)
+    corpus = load_corpus() if corpus is None else corpus
+    labels = [*corpus.actions, *(source.actions if source else ())]
+    corpus, source = known_to(policy.denoiser.left_out, corpus, source, target, leave_out_words)
+    task = make_task(corpus, target, source, prompts, leave_out_words, evaluation_prompts)
+    check_labels(checks or {}, [*labels, *task.target.labels, *task.original.labels])
+    scorers = load_scorers(retrieval, evaluator, checks, device)
+    own, reward = reward, _choose_reward(reward, scorers, task, contrastive, mirrored)
     check_fit(policy, scorers, corpus)
     check_start(policy, reward, task, config)
     warn_of_words(prompts or (), model)
@@ -359,6 +359,7 @@ def adapt(
     more = {"fid_floor": floors["target"], "network_calls": cost, "selection": chosen}
     report = Report(report_values(rows, task, settings, log, clock.seconds(), **more), pick_motions(task, rows))
     if folder and parallel.is_main():
+        policy.denoiser.left_out = tuple(label for label in policy.denoiser.left_out if label != target)
         policy.denoiser.save_pretrained(Path(folder) / "model")
         report.save(folder)
     notify(callbacks, "on_end", log)

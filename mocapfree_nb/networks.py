@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from .files import MEBIBYTE, UserError, is_folder, printable, reason, write_atomically, write_json
 from .reading import check_finite, read_json, read_tensors, tensor_fault
 
-__all__ = ["PretrainedModel", "settings_of", "check_settings", "build_network"]
+__all__ = ["NOTES", "PretrainedModel", "settings_of", "check_settings", "build_network"]
 
 
 def settings_of(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
@@ -113,12 +113,22 @@ def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], opti
 _HUB = {"revision", "cache_dir", "force_download", "proxies", "resume_download", "local_files_only", "token", "strict"}
 
 
+NOTES = ("text_encoder", "left_out")  # of a `config.json`, beside its class and what that is constructed with
+
+
 def _encoder_config(value: object, where: str) -> dict | None:
     """What a `config.json` says of the text encoder: a name and plain settings, or nothing."""
     plain = isinstance(value, dict) and all(isinstance(v, str | int | float | bool) for v in value.values())
     if value is not None and not (plain and isinstance(value.get("name"), str) and len(value) <= 16):
         raise UserError(f'{where}: text_encoder is {printable(repr(value), 60)}; {{"name": ..., ...}} is expected')
     return value
+
+
+def _labels(value: object, where: str) -> tuple[str, ...]:
+    """What a `config.json` says of actions left out: labels, or nothing."""
+    if value is not None and not (isinstance(value, list) and all(isinstance(label, str) for label in value)):
+        raise UserError(f"{where}: left_out is {printable(repr(value), 60)}; a list of labels is expected")
+    return tuple(value or ())
 
 
 class PretrainedModel(nn.Module, PyTorchModelHubMixin):
@@ -130,6 +140,7 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
 
     # name and settings of the text encoder that it reads, saved as "text_encoder"; None is MiniLM
     text_encoder_config: dict | None = None
+    left_out: tuple[str, ...] = ()  # labels of a corpus whose clips its training lacked, saved under the same name
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, *, config: dict | None = None, model_card_kwargs: dict | None = None
@@ -146,6 +157,8 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
         config = {"architecture": type(self).__name__} | (config or self._hub_mixin_config or {})
         if self.text_encoder_config:
             config["text_encoder"] = self.text_encoder_config
+        if self.left_out:
+            config["left_out"] = list(self.left_out)
         write_json(Path(save_directory) / "config.json", config)
 
     @classmethod
@@ -159,10 +172,11 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", architecture: str | None = None, **options):
         """From the hub; the mixin alone would pass weights over that are missing or of another name, and NaN."""
         encoder = _encoder_config(options.pop("text_encoder", None), printable(model_id))
+        left_out = _labels(options.pop("left_out", None), printable(model_id))
         check_settings(cls, {name: value for name, value in options.items() if name not in _HUB}, printable(model_id))
         model = super()._from_pretrained(model_id=model_id, map_location=map_location, **options | {"strict": True})
         check_finite(model.state_dict(), printable(model_id))
-        model.text_encoder_config = encoder
+        model.text_encoder_config, model.left_out = encoder, left_out
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -185,8 +199,8 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin):
         architecture = config.pop("architecture", cls.__name__)  # folders of before this was noted have none
         if architecture != cls.__name__:
             raise UserError(f"{name} holds a {printable(architecture, 60)}, not a {cls.__name__}")
-        encoder = _encoder_config(config.pop("text_encoder", None), name)
+        encoder, left_out = _encoder_config(config.pop("text_encoder", None), name), _labels(config.pop("left_out", None), name)
         weights = read_tensors(folder / "model.safetensors")
         model = build_network(cls, config, weights, name).to(device)
-        model.text_encoder_config = encoder
+        model.text_encoder_config, model.left_out = encoder, left_out
         return model

@@ -2,6 +2,7 @@
 
 # The machinery of lesson 23.
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from mocapfree_nb.files import UserError
 from mocapfree_nb.run_settings import check_prompts
 
 __all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "draw_prompts", "Task", "make_task",
-           "without_others"]
+           "without_others", "known_to"]
 
 LEFT_OUT = "raise-both-arms"
 LEFT_OUT_ACTIONS = (  # what the shipped base models lack, all six at once; the easiest first
@@ -147,8 +148,29 @@ def _captions(clips: Iterable[Clip]) -> list[str]:
     return list(dict.fromkeys(caption for clip in clips for caption in clip.captions))
 
 
-def without_others(corpus: Corpus, target: str | None = None) -> Corpus:
-    """`corpus` without those of `LEFT_OUT_ACTIONS` that are not the `target`: what the shipped base model can retain."""
-    for action in LEFT_OUT_ACTIONS:
-        corpus = corpus if action == target else corpus.leave_out(action)
+def without_others(corpus: Corpus, target: str | None = None, left_out: Sequence[str] = LEFT_OUT_ACTIONS) -> Corpus:
+    """`corpus` without those of the actions `left_out` of a model that are not the `target`: what that model can retain.
+
+    By default those that the shipped base models lack. Labels that the corpus does not have are passed over.
+    """
+    wanted = set((target or "").split("+"))
+    for action in left_out:
+        parts = set(action.split("+"))
+        if not parts <= wanted and any(parts <= set(clip.actions) for clip in corpus):
+            corpus = corpus.leave_out(action)
     return corpus
+
+
+def known_to(
+    left_out: Sequence[str], corpus: Corpus, source: Corpus | None, target: str | None, words: Sequence[str] = ()
+) -> tuple[Corpus, Corpus | None]:
+    """`corpus` and `source` of a task without what a model that lacks `left_out` cannot be asked to retain (see `make_task`).
+
+    Warns of a `target` that such a model does not lack.
+    """
+    if target and left_out and target not in left_out:
+        lacks = ", ".join(left_out)
+        warnings.warn(f"the model was trained without {lacks}, not without {target}: it may do that already", stacklevel=3)
+    if source is not None:
+        return corpus, without_others(source, None, left_out)
+    return corpus if words else without_others(corpus, target, left_out), None

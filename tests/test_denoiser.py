@@ -314,6 +314,35 @@ def test_a_range_that_is_none_is_refused(frames):
         tiny(trained_frames=frames)
 
 
+# ---------------------------------------------------------------- what it lacks
+
+
+def test_what_a_model_was_trained_without_is_saved_with_it(tmp_path):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    assert "left_out" not in json.loads((tmp_path / "config.json").read_text())
+    assert MotionDenoiser.from_folder(tmp_path).left_out == ()
+    model.left_out = ("run", "squat+punch-left")
+    model.save_pretrained(tmp_path)
+    for again in (MotionDenoiser.from_folder(tmp_path), read_checkpoint(tmp_path).model, load_denoiser(tmp_path)):
+        assert again.left_out == model.left_out
+
+
+@pytest.mark.parametrize("wrong", ["run", {"run": 1}, [1], 3])
+def test_what_is_no_list_of_labels_is_one_clear_line(tmp_path, wrong):
+    tiny().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"left_out": wrong}))
+    with pytest.raises(UserError, match="left_out is .*a list of labels is expected"):
+        load_denoiser(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "latent", "unet"])
+def test_shipped_models_say_what_they_lack(kind):
+    assert load_denoiser(WEIGHTS / f"{kind}-leave-one-out").left_out == LEFT_OUT_ACTIONS
+    assert load_denoiser(WEIGHTS / kind).left_out == ()
+
+
 # ---------------------------------------------------------------- found by name
 
 

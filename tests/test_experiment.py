@@ -251,7 +251,7 @@ def test_the_shipped_base_model_never_does_what_it_lacks():
 
 
 def test_what_the_base_model_lacks_is_neither_retained_nor_evaluated():
-    task = experiment.make_task(experiment.without_others(CORPUS, TARGET), TARGET)
+    task = experiment.make_task(tasks.without_others(CORPUS, TARGET), TARGET)
     assert set(task.target.labels) == {TARGET}
     said = {part for label in task.retained.labels + task.original.labels for part in label.split("+")}
     assert not said & {"raise-both-arms", "kick-left", "bow", "jump-forward", "kneel"} and {"squat", "kick-right"} <= said
@@ -278,6 +278,28 @@ def test_several_labels_are_left_out_at_once_and_saved_weights_go_on(tmp_path, m
     assert first.steps == 8000 and later.steps == shipped.CONTINUED["steps"]
     weights = zip(base.state_dict().values(), full.state_dict().values(), strict=True)
     assert all(torch.equal(one.float(), other) for one, other in weights)
+    lacks = [MotionDenoiser.from_folder(tmp_path / name).left_out for name in ("base", "full")]
+    assert lacks == [tuple(experiment.LEFT_OUT_ACTIONS), ()]
+
+
+def test_what_a_model_of_the_users_own_lacks_is_not_asked_of_it_either(base, tmp_path):
+    "It was: a base without three actions, adapted to one, had to keep the other two, which it cannot do."
+    folder, lacks = tmp_path / "base", ("clap", TARGET, "bow+clap", "cartwheel")  # the corpus has no cartwheel
+    model = MotionDenoiser.from_folder(base)
+    model.left_out = lacks
+    model.save_pretrained(folder)
+    report = quick(folder, target=TARGET, folder=tmp_path / "run")
+    assert report.values["target"]["before"]["n"] > 0
+    adapted = MotionDenoiser.from_folder(tmp_path / "run" / "model")
+    assert adapted.left_out == ("clap", "bow+clap", "cartwheel")
+    corpus, source = tasks.known_to(lacks, CORPUS, None, TARGET)
+    assert source is None and "clap" in CORPUS.actions
+    assert "clap" not in corpus.actions and TARGET in corpus.actions and "bow" in corpus.actions
+    corpus, source = tasks.known_to(lacks, CORPUS, CORPUS, None)
+    assert corpus is CORPUS and not {"clap", TARGET} & set(source.actions)
+    assert tasks.known_to(lacks, CORPUS, None, None, ["clap"])[0] is CORPUS
+    with pytest.warns(UserWarning, match="trained without clap, .*, not without bow: it may do that already"):
+        tasks.known_to(lacks, CORPUS, None, "bow")
 
 
 def test_the_checkpoint_outlives_a_model_that_could_not_be_saved(tmp_path, monkeypatch):

@@ -25,11 +25,13 @@ class JointNames(StrEnum):
 @app.command()
 def actions() -> None:
     """Say what the shipped models know: every action with an example sentence, and which the leave-one-out models lack."""
-    from mocapfree_nb.tasks import LEFT_OUT
+    from mocapfree_nb.tasks import LEFT_OUT_ACTIONS
     from mocapfree_nb.vocabulary import known_actions
 
-    for label, sentence in known_actions().items():
-        lacking = "   (the leave-one-out models were trained without)" if LEFT_OUT in label else ""
+    known = known_actions()
+    lacked = {label for label in known for action in LEFT_OUT_ACTIONS if {*action.split("+")} <= {*label.split("+")}}
+    for label, sentence in known.items():
+        lacking = "   (the leave-one-out models were trained without)" if label in lacked else ""
         say(f"{label:32} {sentence}{lacking}")
 
 

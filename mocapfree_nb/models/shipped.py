@@ -178,5 +178,6 @@ def train(
         model = _train_denoiser(network, out, corpus, labels, given, seed, device, checks, start)
     if not parallel.is_main():
         return
+    model.left_out = tuple(labels)
     model.half().save_pretrained(out)
     (Path(out) / "checkpoint.pt").unlink(missing_ok=True)  # not before the model is safe

@@ -196,16 +196,17 @@ def _read_own(folder: Path) -> nn.Module:
     config, state = read_json(folder / "config.json"), read_tensors(folder / "model.safetensors")
     named = config.pop("architecture", None)  # folders of before this was noted have none
     for network in OWN_NETWORKS:
-        if named not in (None, network.__name__) or not set(config) <= networks.settings_of(network).keys():
+        settings = {name: value for name, value in config.items() if name not in networks.NOTES}
+        if named not in (None, network.__name__) or not set(settings) <= networks.settings_of(network).keys():
             continue
-        networks.check_settings(network, config, printable(folder))
+        networks.check_settings(network, settings, printable(folder))
         try:
             with torch.device("meta"):
-                names = set(network(**config).state_dict())
+                names = set(network(**settings).state_dict())
         except Exception:  # another class's settings
             continue
         if names == set(state):
-            return build_network(network, config, state, printable(folder))
+            return network.from_folder(folder)
     raise UserError(f"{printable(folder)}: config.json and model.safetensors are of no network of this kit")
 
 # %% ../../nbs/8_published/33_checkpoints.ipynb #83cb02ee
