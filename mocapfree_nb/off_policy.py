@@ -334,9 +334,9 @@ def explore_and_learn(
 
     reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features; it chooses.
     known: captions with lengths whose motions are recombined. retained: captions with lengths that must stay.
-    selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing. The first round must
-        score higher than the policy before it, a later one no lower than the best by "error", its standard error; after
-        one that does not, learning stops, and the weights before it are kept (without a selector the last ones).
+    selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing. The first round, or else
+        the second, must score higher than the policy before; a later one no lower than the best by "error", its standard
+        error. After one that does not, learning stops, and the weights before it are kept (without a selector the last ones).
     folder: keeps a checkpoint after each round; a run with the same settings and reward goes on from it.
     Of several processes the main one searches, selects and writes; the learning is shared (`learn`).
     Raises `UserError` where there is nothing to recombine, to choose, or to keep.
@@ -367,7 +367,7 @@ def explore_and_learn(
                 kept.offer(selected(), parameters)
             total, done = config.rounds * config.steps, len(log) * config.steps
             with tqdm(total=total, initial=done, desc="explore", disable=not (progress and speaks)) as bar:
-                while len(log) < config.rounds and (not log or log[-1]["improved"]):
+                while len(log) < config.rounds and (len(log) < 2 or log[-1]["improved"]):
                     clock = [time.perf_counter()]
                     bar.set_description("explore: search")
                     found = _explore_together(policy, reward, prompts, known, search, generator=generator)
@@ -377,7 +377,8 @@ def explore_and_learn(
                     clock.append(time.perf_counter())
                     bar.set_description("explore: select")
                     scored = selected()
-                    tolerance = scored.get("error", 0.0) if log else 0.0  # the first round must be better than none
+                    begun = any(record["improved"] for record in log)
+                    tolerance = scored.get("error", 0.0) if begun else 0.0  # what is kept first must be better than nothing
                     improved = kept.offer(scored, parameters, tolerance) or not scored
                     clock.append(time.perf_counter())
                     seconds = tuple(b - a for a, b in zip(clock, clock[1:], strict=False))

@@ -100,19 +100,17 @@ def take_apart(joints: Tensor, lengths: Tensor, skeleton: Skeleton = HUMANML3D) 
     legs, trunk, *arms = ([joint - 1 for joint in part] for part in body_parts(skeleton))
     _, _, right, left = skeleton.face_joints
     chest = joints[..., skeleton.parents[body_parts(skeleton)[2][0]], :]
-    axes = torch.stack([chest - root, joints[..., left, :] - joints[..., right, :]], dim=-2)
-    axes = _frame(_turn(axes, -yaw))
+    axes = _frame(_turn(torch.stack([chest - root, joints[..., left, :] - joints[..., right, :]], dim=-2), -yaw))
     seen = [bones[..., arm, :] @ axes.mT for arm in arms]
     trunk = torch.cat([bones[..., trunk, :], axes[..., [1, 0], :]], dim=-2)
-    path = torch.cat([path, root[..., 1:2]], dim=-1)
-    return PartBank(path, bones[..., legs, :], trunk, tuple(seen), lengths, skeleton)
+    return PartBank(torch.cat([path, root[..., 1:2]], dim=-1), bones[..., legs, :], trunk, tuple(seen), lengths, skeleton)
 
 # %% ../nbs/5_rl/18_recombination.ipynb #f3ca20ce
 KINDS = (
     *("whole", "one arm", "two arms", "arms in the mirror", "upper body", "every part", "joined", "twice"),
-    *("bent", "stepping", "leaping"),  # whatever else they are
+    *("bent", "stepping", "leaping", "springing"),  # whatever else they are
 )
-CHANCE = {"turns": (3,), "bend": (3,), "root": (3,), "feet": (2, 3), "step": (3,), "leap": (2,)}  # shapes of fields below
+CHANCE = {"turns": (3,), "bend": (3,), "root": (3,), "feet": (2, 3), "step": (3,), "leap": (2,), "spring": (3,)}  # fields below
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,7 @@ class Recipes:
     feet: Tensor | None = None  # (N, 2, 3) how far each foot steps, left and ahead, and by what angle its heel goes up
     step: Tensor | None = None  # (N, 3) when root and feet are moved, as of bends
     leap: Tensor | None = None  # (N, 2) way gained in a second with both feet in the air
+    spring: Tensor | None = None  # (N, 3) how often in a second, and how high, the body springs up; where in a spring it begins
 
     def __post_init__(self):
         for name, shape in CHANCE.items():
@@ -169,9 +168,9 @@ def _parts_of(kind: Tensor, pool: Tensor, mirrored: Tensor, size: int) -> Tensor
 
 # %% ../nbs/5_rl/18_recombination.ipynb #57bf7c4a
 def draw_chance(
-    count: int, generator: torch.Generator, bent: float, stepping: float, leaping: float
+    count: int, generator: torch.Generator, bent: float, stepping: float, leaping: float, springing: float = 0.0
 ) -> dict[str, Tensor]:
-    """For each of `CHANCE` a tensor (count, ...): a share of the motions is `bent`, a share is `stepping`, a share `leaping`."""
+    """For each of `CHANCE` a tensor (count, ...): shares of the motions are `bent`, `stepping`, `leaping`, `springing`."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
@@ -193,7 +192,11 @@ def draw_chance(
     for share, drawn in ((bent, bend), (stepping, step), (leaping, leap)):
         on = uniform(0, 1) < share
         drawn.update({name: value * on.view(-1, *[1] * (value.ndim - 1)) for name, value in drawn.items()})
-    return bend | step | leap
+    spring = torch.zeros(count, 3)
+    if springing:
+        drawn = torch.cat([uniform(1, 4, 1), uniform(0.02, 0.3, 1), uniform(0, 1, 1)], 1)
+        spring = drawn * (uniform(0, 1, 1) < springing)
+    return bend | step | leap | {"spring": spring}
 
 
 # %% ../nbs/5_rl/18_recombination.ipynb #53452bf9
@@ -210,11 +213,12 @@ def draw_recipes(
     bent: float = 0.25,
     stepping: float = 0.25,
     leaping: float = 0.15,
+    springing: float = 0.0,
 ) -> Recipes:
     """`per_prompt` recipes for each of `prompts`, whose own motions are `pool_size` neighbouring rows of the bank.
 
     `lengths` (prompts,) are the lengths wanted; of the recipes a share `joined` goes from one motion over into another, a share
-    `twice` plays one two times at twice the pace; whatever else they are, shares are `bent`, `stepping`, `leaping`.
+    `twice` plays one two times at twice the pace; whatever else they are, shares are `bent`, `stepping`, `leaping`, `springing`.
     The first recipe of a prompt is the first of its motions as it is.
     """
     total, size = prompts * per_prompt, prompts * pool_size
@@ -233,7 +237,7 @@ def draw_recipes(
     lengths = lengths.cpu().repeat_interleave(per_prompt)
     where = 0.3 + 0.4 * torch.rand(total, generator=generator)
     switch = torch.where(join, (where * lengths).long(), torch.where(again, lengths // 2, lengths))
-    added = draw_chance(total, generator, bent, stepping, leaping)
+    added = draw_chance(total, generator, bent, stepping, leaping, springing)
     for value in added.values():
         value[own] = 0
     return Recipes(first, torch.where(join[:, None], second, first), switch, lengths, **added)
@@ -248,7 +252,7 @@ def kinds_of(recipes: Recipes, size: int) -> Tensor:
     arms = ~upper & arm & other_arm
     fits = [torch.ones_like(two), ~upper & (arm ^ other_arm), arms, arms & ((left - right).abs() == size)]
     fits += [upper & ~arm & ~other_arm, upper & (arm | other_arm), two & changed, two & ~changed]
-    fits += [value.any(1) for value in (recipes.turns, recipes.step, recipes.leap)]
+    fits += [value.any(1) for value in (recipes.turns, recipes.step, recipes.leap, recipes.spring)]
     return len(KINDS) - 1 - torch.stack(fits).flip(0).int().argmax(0)
 
 
@@ -327,8 +331,7 @@ def _stand(pose: list[Tensor], skeleton: Skeleton) -> Tensor:
     seen = [legs, trunk[..., :-2, :], *(arm @ axes for arm in arms)]
     for joints, vectors in zip(body_parts(skeleton), seen, strict=True):
         directions[..., [joint - 1 for joint in joints], :] = vectors
-    bones = _turn(F.normalize(directions, dim=-1), yaw)
-    bones = bones * bone_lengths(skeleton).to(bones)[:, None]
+    bones = _turn(F.normalize(directions, dim=-1), yaw) * bone_lengths(skeleton).to(path)[:, None]
     root = torch.stack([way[..., 0], path[..., 3], way[..., 2]], -1)
     return sum_bones(torch.cat([root[..., None, :], bones], dim=-2), skeleton)
 
@@ -369,9 +372,13 @@ def _step(joints: Tensor, recipes: Recipes, skeleton: Skeleton) -> None:
 
 
 # %% ../nbs/5_rl/18_recombination.ipynb #dfcffd82
-def _leap(joints: Tensor, recipes: Recipes, skeleton: Skeleton) -> Tensor:
-    """Joints (N, T, J, 3) that get along by the `leap` of the recipes while both feet are in the air."""
+def _fly(joints: Tensor, recipes: Recipes, skeleton: Skeleton) -> Tensor:
+    """Joints (N, T, J, 3) that spring up, and get along by the `leap` of the recipes while both feet are in the air."""
     leg = 2 * float(bone_lengths(skeleton)[skeleton.leg_joints[1] - 1])
+    rate, height, start = recipes.spring.T[..., None]
+    time = torch.arange(joints.shape[1], device=joints.device) / skeleton.fps
+    up = leg * height * (2 * math.pi * (rate * time + start)).sin().clamp_min(0)
+    joints = joints + F.pad(up[..., None, None], (1, 1))
     toes = joints[:, :, [skeleton.feet_left[-1], skeleton.feet_right[-1]], 1].amin(-1)
     flying = (toes - toes.amin(1, keepdim=True) > leg / 16)[:, :-1, None]
     way = F.pad((flying * recipes.leap[:, None] * leg / skeleton.fps).cumsum(1), (0, 0, 1, 0))
@@ -389,4 +396,4 @@ def put_together(bank: PartBank, recipes: Recipes) -> Tensor:
     _bend(pose, recipes)
     joints = _stand(pose, bank.skeleton)
     _step(joints, recipes, bank.skeleton)
-    return _leap(joints, recipes, bank.skeleton)
+    return _fly(joints, recipes, bank.skeleton)

@@ -28,12 +28,13 @@ ABLATIONS: dict[str, dict] = {  # name -> settings that differ from DDPO's recip
     "KL instead of self-distillation": {"distillation_weight": 0.0, "kl_weight": 0.02},
     "all weights, no LoRA": {"lora_rank": 0, "learning_rate": 1e-4},
 }
-NO_CHANCE = {"bent": 0.0, "stepping": 0.0, "leaping": 0.0}
+NO_CHANCE = {"bent": 0.0, "stepping": 0.0, "leaping": 0.0, "springing": 0.0}
 EXPLORATION_ABLATIONS: dict[str, dict] = {  # the same of exploration: settings of `LearnConfig` and of `ExploreConfig`
     "the recipe": {},
     "no recombination": {"kinds": [1, 0, 0, 0, 0, 0], "joined": 0.0, "twice": 0.0, "mirror": 0.0, **NO_CHANCE, "generations": 1},
     "no mirror image": {"kinds": [1, 1, 3, 0, 1, 1], "mirror": 0.0},
     "nothing added by chance": NO_CHANCE,
+    "sliding costs nothing": {"sliding": 0.0},
     "all proposals at once": {"generations": 1},
     "nothing joined, nothing twice": {"joined": 0.0, "twice": 0.0},
     "lengths of anything known": {"near_lengths": False},
