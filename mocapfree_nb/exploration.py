@@ -324,7 +324,7 @@ def exploration_figure(found: Exploration):
     tried, own = found.all_scores[:, 1:], found.all_scores[:, 0]
     for name, values in (("all recombinations", tried), ("as the policy made it", own), ("chosen", found.scores)):
         left.hist(values.flatten().tolist(), edges, density=True, histtype="step", label=name)
-    left.set(xlabel="reward", ylabel="density")
+    left.set(xlabel="score", ylabel="density")
     left.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1, handlelength=1)
     shares = explored_kinds(found)
     for shift, name in enumerate(("tried", "chosen")):

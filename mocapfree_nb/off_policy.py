@@ -31,6 +31,7 @@ from .regularisers import RewardShaping, shaped_reward
 from .setting_checks import check_settings
 from .reading import load_state
 from .run_settings import reward_probe, run_settings, same_reward
+from .selection import goes_on
 from .text import TextEmbedding
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #490637fc
@@ -114,7 +115,7 @@ class LearnConfig(RewardShaping):
     gradient_clip: float = 1.0
     lora_rank: int = 32
     lora_alpha: float = 64.0
-    distillation: float = 6.0  # weight of what must stay
+    distillation: float = 12.0  # weight of what must stay
     bones: float = 20.0  # weight of the lengths of bones in what is predicted, of a model that is not rigid
     guided: float = 1.0  # share of the steps in which the guided prediction learns, not the one without guidance
     ddpo_iterations: int = 20  # of DDPO from samples, after the last round; 0 for none
@@ -138,6 +139,7 @@ class LearnConfig(RewardShaping):
 
 # Many actions at once, as in another corpus: what differs (the search that goes with it is `exploration.MANY_SENTENCES`).
 MANY_ACTIONS = {"steps": 600, "batch_size": 48, "retained_batch": 24, "guided": 0.0, "bones": 0.0, "ddpo_iterations": 0}
+MANY_ACTIONS["distillation"] = 6.0  # with which all of this was measured
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #8bc86629
 def learn(
@@ -334,9 +336,9 @@ def explore_and_learn(
 
     reward: `reward(motion, lengths, prompts) -> (batch,)` on raw motion features; it chooses.
     known: captions with lengths whose motions are recombined. retained: captions with lengths that must stay.
-    selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing. The first round, or else
-        the second, must score higher than the policy before; a later one no lower than the best by "error", its standard
-        error. After one that does not, learning stops, and the weights before it are kept (without a selector the last ones).
+    selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing. What is kept
+        first must score higher than the policy before; what is kept later no lower than the best by "error", its standard
+        error (without a selector the last weights are kept). `selection.goes_on` says when it stops.
     folder: keeps a checkpoint after each round; a run with the same settings and reward goes on from it.
     Of several processes the main one searches, selects and writes; the learning is shared (`learn`).
     Raises `UserError` where there is nothing to recombine, to choose, or to keep.
@@ -367,7 +369,7 @@ def explore_and_learn(
                 kept.offer(selected(), parameters)
             total, done = config.rounds * config.steps, len(log) * config.steps
             with tqdm(total=total, initial=done, desc="explore", disable=not (progress and speaks)) as bar:
-                while len(log) < config.rounds and (len(log) < 2 or log[-1]["improved"]):
+                while len(log) < config.rounds and goes_on(log):
                     clock = [time.perf_counter()]
                     bar.set_description("explore: search")
                     found = _explore_together(policy, reward, prompts, known, search, generator=generator)
@@ -377,9 +379,8 @@ def explore_and_learn(
                     clock.append(time.perf_counter())
                     bar.set_description("explore: select")
                     scored = selected()
-                    begun = any(record["improved"] for record in log)
-                    tolerance = scored.get("error", 0.0) if begun else 0.0  # what is kept first must be better than nothing
-                    improved = kept.offer(scored, parameters, tolerance) or not scored
+                    begun = any(record["improved"] for record in log)  # what is kept first must be better than nothing
+                    improved = kept.offer(scored, parameters, scored.get("error", 0.0) if begun else 0.0) or not scored
                     clock.append(time.perf_counter())
                     seconds = tuple(b - a for a, b in zip(clock, clock[1:], strict=False))
                     cost = calls.take(policy.device)

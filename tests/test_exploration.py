@@ -713,7 +713,7 @@ QUICK = {"config": LearnConfig(rounds=3, steps=2, batch_size=4, lora_rank=2), "p
 LITTLE = ExploreConfig(prompts=2, pool=3, near=3, proposals=8)
 
 
-def test_the_first_round_or_the_second_must_be_better_and_a_later_one_as_good_as_any_within_its_error(policy):
+def test_what_is_kept_first_must_be_better_and_a_later_round_as_good_as_any_within_its_error(policy):
     def learn(*scores):
         given = iter(scores)
         arguments = lower_wrist, ["up", "both up"], SHORT, SHORT
@@ -724,8 +724,10 @@ def test_the_first_round_or_the_second_must_be_better_and_a_later_one_as_good_as
     assert [record["improved"] for record in log] == [True, True, False]
     chosen = experiment._chosen(log, 0.5)
     assert chosen == {"chosen_iteration": 2, "last_iteration": 3, "score_before": 0.5, "score": 0.75, "last_score": 0.6}
-    log = learn(0.5, 0.45, 0.49)  # the second time too it must be better, not as good within an error
+    log = learn(0.5, 0.45, 0.4)
     assert [record["improved"] for record in log] == [False, False] and experiment._chosen(log, 0.5)["chosen_iteration"] == 0
+    log = learn(0.5, 0.45, 0.49, 0.5)  # it rises, but what is kept first must be better, not as good within an error
+    assert [record["improved"] for record in log] == [False] * 3 and experiment._chosen(log, 0.5)["chosen_iteration"] == 0
     log = learn(0.5, 0.1, 0.51, 0.45)  # a start that cost much and was worth it
     assert [record["improved"] for record in log] == [False, True, True] and experiment._chosen(log, 0.5)["score"] == 0.45
 

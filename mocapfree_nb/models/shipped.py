@@ -53,7 +53,7 @@ ARCHITECTURES: dict[str, tuple[str, dict, bool]] = {  # name of their folders, c
     "unet": ("unet", {"iterations": 60, "distillation_weight": 0.05, "learning_rate": 5e-4, "select_every": 10}, True),
     "latent": ("latent", {"iterations": 80, "distillation_weight": 0.1, "learning_rate": 5e-4, "select_every": 10}, True),
 }
-ONE_ROUND = {"rounds": 1, "distillation": 12.0}  # fits five minutes; of 6, 12 and 24 the held-out scorer likes 12 and 24 best
+ONE_ROUND = {"rounds": 1}  # fits five minutes
 EXPLORED: dict[str, dict] = {  # what the held-out scorer likes best, lesson 25: DDPO at any learning rate it likes less than none
     "latent": {"steps": 1000, "guided": 0.0, "ddpo_iterations": 0},
 }
