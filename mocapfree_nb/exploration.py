@@ -58,7 +58,7 @@ class ExploreConfig:
     stepping: float = 0.25  # root and feet are moved by chance,
     leaping: float = 0.15  # flight gets along
     springing: float = 1.0  # of as many again: the body springs up, tried where the first proposals leave most prompts wanting
-    sliding: float = 0.1  # taken from the score of a proposal whose feet slide in every frame
+    sliding: float = 0.2  # taken from the score of a proposal whose feet slide in every frame
     near_lengths: bool = True  # motions as long as near clips, or as any
     each_prompt: bool = True  # the best of each prompt are kept, or the best of all
     chunk: int = 1024  # proposals scored at once
@@ -232,8 +232,8 @@ def propose(
 
 # %% ../nbs/5_rl/19_exploration.ipynb #61355894
 def wanting(scores: Tensor, reference: Tensor) -> bool:
-    """Do most prompts find nothing, of `scores` (prompts, n), that reaches the lower quartile of `reference`?"""
-    return bool((scores.amax(1) < reference.quantile(0.25)).float().mean() > 0.5)
+    """Is the best of most prompts, of `scores` (prompts, n), below what is usual: the median of `reference`?"""
+    return bool(scores.amax(1).median() < reference.median())
 
 
 # %% ../nbs/5_rl/19_exploration.ipynb #bab8aa4b
