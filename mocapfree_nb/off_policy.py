@@ -30,8 +30,7 @@ from .pretrain import bone_error
 from .regularisers import RewardShaping, shaped_reward
 from .setting_checks import check_settings
 from .reading import load_state
-from .run_settings import reward_probe, run_settings, same_reward
-from .selection import goes_on
+from .run_settings import goes_on, reward_probe, run_settings, same_reward
 from .text import TextEmbedding
 
 # %% ../nbs/5_rl/20_off_policy.ipynb #490637fc
@@ -338,7 +337,7 @@ def explore_and_learn(
     known: captions with lengths whose motions are recombined. retained: captions with lengths that must stay.
     selector: `selector(policy) -> {"score": ...}`, on prompts and by a scorer that teach nothing. What is kept
         first must score higher than the policy before; what is kept later no lower than the best by "error", its standard
-        error (without a selector the last weights are kept). `selection.goes_on` says when it stops.
+        error (without a selector the last weights are kept). `run_settings.goes_on` says when it stops.
     folder: keeps a checkpoint after each round; a run with the same settings and reward goes on from it.
     Of several processes the main one searches, selects and writes; the learning is shared (`learn`).
     Raises `UserError` where there is nothing to recombine, to choose, or to keep.

@@ -1,7 +1,7 @@
-"""What a run of reinforcement learning is: its arguments checked, its settings in plain values, its reward told from another."""
+"""What a run is: its arguments checked, its settings in plain values, its reward told from another, and whether it goes on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -16,7 +16,7 @@ from mocapfree_nb.runstate import borrowed_generators, network_hash
 from mocapfree_nb.rewards import Reward, as_scores
 
 __all__ = ["check_trainable", "check_policy", "check_prompts", "check_lengths", "check_arguments", "parameters_to_train",
-           "ask_selector", "run_settings", "reward_probe", "same_reward"]
+           "ask_selector", "run_settings", "reward_probe", "same_reward", "goes_on"]
 
 
 def check_trainable(policy: DiffusionPolicy) -> None:
@@ -146,3 +146,13 @@ def same_reward(one: dict, other: dict, tolerance: float = 1e-4) -> bool:
         return one == other
     a, b = torch.tensor(one["scores"]), torch.tensor(other["scores"])
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * a.abs().max())
+
+
+def goes_on(log: Sequence[Mapping]) -> bool:
+    """Whether another round of search and learning is worth its time, by the records of those before.
+
+    It is after a round that was kept ("improved"), or that scores higher than the one before it; and after the first, whatever
+    that scores: what is far from everything known costs much elsewhere at first.
+    """
+    earlier, last = [record["selection"].get("score", -math.inf) for record in log[-2:]] if len(log) > 1 else (0.0, 1.0)
+    return not log or log[-1]["improved"] or last > earlier

@@ -4,8 +4,7 @@
 # statistics of a motion and the sentence vector of its caption to where they agree best. It shares no weights, no training
 # and no objective with the reward (transformers, contrastive), the evaluator (convolutions, hinge) or the geometric check.
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +19,7 @@ from mocapfree_nb.progress import phase_bar
 from mocapfree_nb.tasks import Task, draw_prompts
 from mocapfree_nb.text import default_text_encoder
 
-__all__ = ["LinearScorer", "fit_scorer", "goes_on", "HeldOutSelector"]
+__all__ = ["LinearScorer", "fit_scorer", "HeldOutSelector"]
 
 FEWEST = 100  # clips that a scorer can be fitted to
 RIVALS = 0.5  # captions less alike than this (cosine) say another thing: 99% of the pairs of other actions are
@@ -99,16 +98,6 @@ def fit_scorer(
         return torch.linalg.solve_triangular(root.T, basis[:, :width] * weight, upper=True)
 
     return LinearScorer((x_mean, x_std, onto(x_root, left)), (y_mean, y_std, onto(y_root, right.T)))
-
-
-def goes_on(log: Sequence[Mapping]) -> bool:
-    """Whether another round of search and learning is worth its time, by the records of those before.
-
-    It is after a round that was kept ("improved"), or that scores higher than the one before it; and after the first, whatever
-    that scores: what is far from everything known costs much elsewhere at first.
-    """
-    earlier, last = [record["selection"].get("score", -math.inf) for record in log[-2:]] if len(log) > 1 else (0.0, 1.0)
-    return not log or log[-1]["improved"] or last > earlier
 
 
 class HeldOutSelector:
