@@ -56,7 +56,8 @@ def explore(folder=None, rounds=2, stop_in=None, batch_size=4):
     known = [("walks", 24), ("runs", 24), ("kicks", 30), ("jumps", 30)]
     size = {"steps": 3, "batch_size": batch_size, "retained_batch": 4, "lora_rank": 2}
     config = LearnConfig(rounds=rounds, bones=0.2, **size)  # an untrained network makes no bodies: more is all rounding
-    search = ExploreConfig(prompts=2, pool=3, near=3, proposals=8)
+    # a frame in which a foot slides counts whole, and with an untrained network rounding says which do
+    search = ExploreConfig(prompts=2, pool=3, near=3, proposals=8, sliding=0.0)
     learnt, plain = [], off_policy.learn
 
     def learn(*given):
