@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mocapfree_nb.corpus import Clip, Corpus
-from mocapfree_nb.files import UserError
+from mocapfree_nb.files import UserError, printable
 from mocapfree_nb.run_settings import check_prompts
 
 __all__ = ["LEFT_OUT", "LEFT_OUT_ACTIONS", "EvaluationPrompts", "draw_evaluation_prompts", "draw_prompts", "Task", "make_task",
@@ -169,7 +169,7 @@ def known_to(
     Warns of a `target` that such a model does not lack.
     """
     if target and left_out and target not in left_out:
-        lacks = ", ".join(left_out)
+        lacks = printable(", ".join(left_out), 200)
         warnings.warn(f"the model was trained without {lacks}, not without {target}: it may do that already", stacklevel=3)
     if source is not None:
         return corpus, without_others(source, None, left_out)

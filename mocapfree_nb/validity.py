@@ -78,9 +78,8 @@ def foot_skate(
     skeleton: Skeleton = HUMANML3D,
     height: float = 0.05,  # metres above the floor
     speed: float = 0.5,  # metres a second over the ground
-    metre: float = 1.0,  # how long a metre is in the skeleton's unit
 ) -> Tensor:
-    """Share of each clip's frames in which a toe slides though it is on the floor: (B,) in [0, 1].
+    """Share of each clip's frames in which a toe slides though it is on the floor: (B,) in [0, 1]. Joints in the skeleton's unit.
 
     Raises `ValueError` for joints of another skeleton.
     """
@@ -93,6 +92,7 @@ def foot_skate(
     toes = joints[:, :, [skeleton.feet_left[-1], skeleton.feet_right[-1]]]
     above = toes[..., 1]
     floor = above.masked_fill(~real, math.inf).amin((1, 2), keepdim=True)
+    metre = 1000.0 if skeleton.unit == "mm" else 1.0
     low = above - floor < height * metre
     moved = (toes[:, 1:] - toes[:, :-1])[..., [0, 2]].norm(dim=-1) * skeleton.fps
     skates = low[:, 1:] & low[:, :-1] & (moved > speed * metre) & real[:, 1:]
@@ -125,7 +125,7 @@ def body_validity(
 
     return {
         "bone_deviation": mean((bones / true - 1).abs().mean(-1), real),
-        "foot_skate": foot_skate(joints, lengths, skeleton, metre=metre),
+        "foot_skate": foot_skate(joints, lengths, skeleton),
         "jitter": torch.zeros(len(joints)).to(joints) if jerk is None else mean(jerk, real[:, 3:]),
         "floor_penetration": mean(below, real),
     }

@@ -682,8 +682,8 @@ def test_feet_of_kit_ml_are_measured_in_millimetres(kit):
     corpus, _ = kit
     joints = features_to_joints(torch.as_tensor(corpus[0].features), KIT_ML)[None]
     lengths = torch.tensor([joints.shape[1]])
-    in_metres = validity.foot_skate(joints / 1000, lengths, KIT_ML)
-    assert validity.foot_skate(joints, lengths, KIT_ML, metre=1000) == in_metres > 0
+    in_metres = validity.foot_skate(joints / 1000, lengths, dataclasses.replace(KIT_ML, unit="m"))
+    assert validity.foot_skate(joints, lengths, KIT_ML) == in_metres > 0
 
 
 def test_networks_of_two_skeletons_are_named(kit):
