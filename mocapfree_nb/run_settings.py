@@ -154,5 +154,7 @@ def goes_on(log: Sequence[Mapping]) -> bool:
     It is after a round that was kept ("improved"), or that scores higher than the one before it; and after the first, whatever
     that scores: what is far from everything known costs much elsewhere at first.
     """
-    earlier, last = [record["selection"].get("score", -math.inf) for record in log[-2:]] if len(log) > 1 else (0.0, 1.0)
-    return not log or log[-1]["improved"] or last > earlier
+    if len(log) < 2 or log[-1]["improved"]:
+        return True
+    earlier, last = (record["selection"].get("score", -math.inf) for record in log[-2:])
+    return last > earlier
